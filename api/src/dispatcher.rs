@@ -1,0 +1,212 @@
+//! From requests to messages: one task per partition, which publishes what waits as one message.
+//!
+//! While a publish is under way the next claims gather. There is no timer and no added latency: an
+//! idle system sends batches of one, a loaded one sends batches of hundreds.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::HeaderMap;
+use common::message::{BatchWriter, Claim, Command, REPLY_HEADER};
+use common::partition::PartitionId;
+use common::{queue, stream};
+use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::Limits;
+use crate::health::Health;
+use crate::inbox::{Answer, Inbox, Published, Waiter};
+use crate::problem::Unavailable;
+use crate::receipt::{Receipt, UNPROVEN};
+use crate::resolve::answer_all;
+
+/// How long the acknowledgement of a publish holds up the next one. The batch goes on waiting for
+/// its outcome after that.
+const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// About how long one command is, to size a message's buffer.
+const COMMAND_BYTES_TYPICAL: usize = 160;
+
+/// Room for the server's own limit on a message: subject, headers and protocol.
+const MESSAGE_OVERHEAD_BYTES: usize = 1_024;
+
+/// Takes claims in and sees them answered.
+pub(crate) struct Dispatcher {
+    partitions: Vec<mpsc::Sender<Waiter>>,
+    in_flight: Arc<Semaphore>,
+    health: Arc<Health>,
+    claim_timeout: Duration,
+    stopping: CancellationToken,
+}
+
+impl Dispatcher {
+    /// Starts a task per partition; they end once the dispatcher is dropped.
+    pub(crate) fn start(
+        limits: &Limits,
+        partitions: u32,
+        parts: &Parts,
+        tasks: &TaskTracker,
+        stopping: CancellationToken,
+    ) -> Self {
+        let senders = (0..partitions)
+            .map(|number| {
+                // As wide as all claims in flight: the semaphore is what bounds them.
+                let (sender, receiver) = mpsc::channel(limits.in_flight_claims_max);
+                let lane = Lane {
+                    partition: PartitionId::new(number),
+                    parts: parts.clone(),
+                    claims_max: limits.batch_claims_max,
+                    bytes_max: limits.batch_bytes_max,
+                };
+                tasks.spawn(lane.run(receiver));
+                sender
+            })
+            .collect();
+        Self {
+            partitions: senders,
+            in_flight: Arc::new(Semaphore::new(limits.in_flight_claims_max)),
+            health: parts.health.clone(),
+            claim_timeout: limits.claim_timeout,
+            stopping,
+        }
+    }
+
+    /// Queues a claim and waits for what becomes of it, for about `CLAIM_TIMEOUT_MS`.
+    pub(crate) async fn claim(&self, claim: Claim) -> Answer {
+        match self.submit(claim) {
+            // A dropped sender is a task that died: then nothing is known.
+            Ok(answer) => answer.await.unwrap_or(Answer::Unavailable(Unavailable::OutcomeUnknown)),
+            Err(reason) => Answer::Unavailable(reason),
+        }
+    }
+
+    fn submit(&self, claim: Claim) -> Result<oneshot::Receiver<Answer>, Unavailable> {
+        self.health.check()?;
+        if self.stopping.is_cancelled() {
+            return Err(Unavailable::Stopping);
+        }
+        let permit = self.in_flight.clone().try_acquire_owned().map_err(|_| Unavailable::Overloaded)?;
+        let count = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
+        let partition = PartitionId::of(&claim.coupon_name, count);
+        let (waiter, answer) = Waiter::new(claim, Instant::now() + self.claim_timeout, permit);
+        self.partitions[partition.index()].try_send(waiter).map_err(|_| Unavailable::Overloaded)?;
+        Ok(answer)
+    }
+}
+
+/// What all lanes share.
+#[derive(Clone)]
+pub(crate) struct Parts {
+    pub(crate) queue: queue::Connection,
+    pub(crate) inbox: Arc<Inbox>,
+    pub(crate) health: Arc<Health>,
+    /// Woken when a publish finds no stream.
+    pub(crate) missing_stream: Arc<Notify>,
+}
+
+/// One partition's publisher.
+struct Lane {
+    partition: PartitionId,
+    parts: Parts,
+    claims_max: usize,
+    bytes_max: usize,
+}
+
+impl Lane {
+    async fn run(self, mut claims: mpsc::Receiver<Waiter>) {
+        let mut waiting = VecDeque::new();
+        let mut arrived = Vec::new();
+        loop {
+            if waiting.is_empty() && claims.recv_many(&mut arrived, self.claims_max).await == 0 {
+                return;
+            }
+            waiting.extend(arrived.drain(..));
+            while waiting.len() < self.claims_max
+                && let Ok(waiter) = claims.try_recv()
+            {
+                waiting.push_back(waiter);
+            }
+            self.publish_next(&mut waiting).await;
+        }
+    }
+
+    /// Publishes the first of what is waiting as one message, and waits for its acknowledgement.
+    async fn publish_next(&self, waiting: &mut VecDeque<Waiter>) {
+        if let Err(reason) = self.parts.health.check() {
+            answer_all(waiting.drain(..), Answer::Unavailable(reason));
+            return;
+        }
+        let (writer, batch) = self.gather(waiting);
+        if batch.is_empty() {
+            return;
+        }
+        let (batch_id, payload) = writer.finish();
+        let cursor = self.parts.health.cursor(self.partition);
+        let inbox = &self.parts.inbox;
+        let (number, acknowledged) = inbox.register(batch_id, batch);
+        let mut headers = HeaderMap::new();
+        headers.insert(REPLY_HEADER, inbox.reply_subject(number));
+        let published = self.parts.queue.client.publish_with_reply_and_headers(
+            stream::subject(self.partition),
+            inbox.ack_subject(number),
+            headers,
+            payload.into(),
+        );
+        if let Err(error) = published.await {
+            tracing::warn!(partition = %self.partition, %error, "batch not published");
+            answer_all(inbox.withdraw(number), Answer::Unavailable(Unavailable::QueueUnavailable));
+            return;
+        }
+        let acknowledged = tokio::select! {
+            acknowledged = tokio::time::timeout(ACK_TIMEOUT, acknowledged) => acknowledged,
+            // Whether the batch was stored is unknown: it is looked up.
+            () = self.parts.health.nats_lost() => return,
+        };
+        match acknowledged {
+            Ok(Ok(Published::Stored(sequence))) => {
+                let generation = cursor
+                    .filter(|cursor| self.parts.health.proves(*cursor, sequence))
+                    .map_or(UNPROVEN, |cursor| cursor.generation);
+                let partition = self.partition.number();
+                inbox.set_receipt(number, Receipt { partition, generation, sequence });
+            }
+            Ok(Ok(Published::Refused(reason))) => {
+                if reason == Unavailable::QueueUnavailable {
+                    self.parts.missing_stream.notify_one();
+                }
+                answer_all(inbox.withdraw(number), Answer::Unavailable(reason));
+            }
+            // Answered already, or on its way to be looked up.
+            Ok(Ok(Published::Answered) | Err(_)) => {}
+            Err(_) => tracing::warn!(partition = %self.partition, "no acknowledgement in time"),
+        }
+    }
+
+    /// Takes from the front what fits into one message. Claims that have waited until their
+    /// deadline are told that they were not accepted.
+    fn gather(&self, waiting: &mut VecDeque<Waiter>) -> (BatchWriter, Vec<Waiter>) {
+        let server_max = self.parts.queue.client.max_payload().saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        let bytes_max = self.bytes_max.min(server_max.max(MESSAGE_OVERHEAD_BYTES));
+        let count = waiting.len().min(self.claims_max);
+        let mut writer = BatchWriter::new((count * COMMAND_BYTES_TYPICAL).min(bytes_max));
+        let mut batch = Vec::with_capacity(count);
+        let now = Instant::now();
+        while batch.len() < self.claims_max
+            && let Some(waiter) = waiting.pop_front()
+        {
+            if waiter.deadline <= now {
+                waiter.answer(Answer::Unavailable(Unavailable::Overloaded));
+                continue;
+            }
+            let command = Command::Claim(waiter.claim.clone());
+            if !writer.push(&command, bytes_max) {
+                waiting.push_front(waiter);
+                break;
+            }
+            batch.push(waiter);
+        }
+        (writer, batch)
+    }
+}

@@ -1,0 +1,131 @@
+//! The HTTP front: takes claims, queues them, answers.
+//!
+//! A claim's way, in reading order: [`server`] takes the connection, [`routes`] the request,
+//! `dispatcher` makes messages of claims, `inbox` waits for the workers' answers, `resolve` asks
+//! Postgres when none comes, [`receipt`] says what that proves, [`problem`] is everything that is
+//! not a success. `health` watches the servers, `streams` creates what is missing, [`store`] holds
+//! the SQL.
+
+pub mod config;
+mod dispatcher;
+mod health;
+mod inbox;
+pub mod problem;
+pub mod receipt;
+mod resolve;
+pub mod routes;
+pub mod server;
+pub mod store;
+mod streams;
+
+use std::sync::Arc;
+
+use common::queue;
+use sqlx::postgres::{PgConnectOptions, PgPool};
+use tokio::net::TcpListener;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use config::Config;
+use dispatcher::{Dispatcher, Parts};
+use health::Health;
+use inbox::Inbox;
+use resolve::Resolver;
+use streams::Streams;
+
+/// What an API runs with: its connections come from the caller.
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// Limits and times.
+    pub config: Config,
+    /// How many partitions the system has.
+    pub partitions: u32,
+    /// For coupons and look-ups.
+    pub pool: PgPool,
+    /// How the health check makes its own connection.
+    pub database: PgConnectOptions,
+    /// NATS.
+    pub queue: queue::Connection,
+}
+
+impl Api {
+    /// Connects to Postgres and NATS, waiting for both, and brings the tables up to date.
+    ///
+    /// # Errors
+    /// When one of them refuses us, or the number of partitions differs from the configured one.
+    pub async fn connect(config: Config) -> anyhow::Result<Self> {
+        let database = config.database.clone().application_name("coupon-api");
+        let pool =
+            common::database::connect(database.clone(), config.limits.db_pool_max, "coupon-api").await?;
+        let partitions = common::database::partitions(&pool, config.partitions).await?;
+        let queue = queue::connect(&config.nats, "api").await?;
+        Ok(Self { config, partitions, pool, database, queue })
+    }
+
+    /// Serves until `stop`, then finishes the requests in flight.
+    ///
+    /// # Errors
+    /// When a task has died: the process should be started anew.
+    pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
+        let Self { config, partitions, pool, database, queue } = self;
+        let inbox = Inbox::new(queue.clone());
+        let replies = inbox.subscribe().await?;
+        let health = Health::new(queue.link.clone());
+        let resolver = Resolver {
+            pool: pool.clone(),
+            partitions,
+            tasks: TaskTracker::new(),
+            lookups: Arc::new(Semaphore::new(config.limits.db_pool_max.div_ceil(2) as usize)),
+        };
+        let missing_stream = Arc::new(Notify::new());
+        let streams = Streams {
+            queue: queue.clone(),
+            pool: pool.clone(),
+            partitions,
+            settings: config.nats.streams.clone(),
+            missing: missing_stream.clone(),
+        };
+
+        // Requests first, then what answers them: `served` ends before `background` is told to.
+        let background = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(inbox.clone().receive(replies));
+        tasks.spawn(inbox.clone().sweep(resolver.clone(), background.clone()));
+        tasks.spawn(health.clone().watch_postgres(database, background.clone()));
+        tasks.spawn(health.clone().watch_nats(inbox.clone(), background.clone()));
+        tasks.spawn(streams.keep(background.clone()));
+        let lanes = TaskTracker::new();
+        let parts = Parts { queue, inbox, health: health.clone(), missing_stream };
+        let dispatcher = Dispatcher::start(&config.limits, partitions, &parts, &lanes, stop.clone());
+        let state = routes::State {
+            pool: pool.clone(),
+            partitions,
+            dispatcher,
+            health,
+            limits: config.limits.clone(),
+        };
+        let router = routes::router(state);
+
+        tracing::info!(address = %listener.local_addr()?, partitions, "listening");
+        let result = tokio::select! {
+            () = server::serve(listener, router, &config.limits, stop) => Ok(()),
+            ended = tasks.join_next() => Err(anyhow::anyhow!("a task of the API has died: {ended:?}")),
+        };
+        background.cancel();
+        lanes.close();
+        resolver.tasks.close();
+        let finished = async {
+            lanes.wait().await;
+            resolver.tasks.wait().await;
+        };
+        if tokio::time::timeout(config.limits.claim_timeout, finished).await.is_err() {
+            tracing::warn!("some claims were not answered in time");
+        }
+        tasks.shutdown().await;
+        pool.close().await;
+        tracing::info!("API stopped");
+        result
+    }
+}

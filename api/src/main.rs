@@ -1,0 +1,25 @@
+//! The `coupon-api` process.
+
+use anyhow::Context;
+use api::{Api, Config};
+use common::config::Env;
+use common::{shutdown, telemetry};
+use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let env = Env::load()?;
+    telemetry::init(&env)?;
+    let config = Config::from_env(&env)?;
+    let stop = shutdown::on_signal()?;
+    // A connection takes a file descriptor: as many as we may have.
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    let address = (config.host, config.port);
+    let listener =
+        TcpListener::bind(address).await.with_context(|| format!("PORT: cannot listen on {address:?}"))?;
+    let Some(api) = stop.run_until_cancelled(Api::connect(config)).await else { return Ok(()) };
+    api?.run(listener, stop).await
+}

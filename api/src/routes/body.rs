@@ -1,0 +1,143 @@
+//! JSON bodies: read within limits, and explained when they are wrong.
+
+use std::borrow::Cow;
+
+use axum::body::{Body, Bytes};
+use axum::extract::Request;
+use axum::http::HeaderMap;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::config::Limits;
+use crate::problem::Problem;
+
+/// Reads a request's body, declared as JSON, into memory.
+pub(super) async fn read(request: Request, limits: &Limits) -> Result<Bytes, Problem> {
+    let (parts, body) = request.into_parts();
+    if !is_json(&parts.headers) {
+        return Err(Problem::UnsupportedMediaType);
+    }
+    let declared = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if declared.is_some_and(|length: usize| length > limits.body_bytes_max) {
+        return Err(Problem::BodyTooLarge);
+    }
+    collect(body, limits).await
+}
+
+async fn collect(body: Body, limits: &Limits) -> Result<Bytes, Problem> {
+    let collected = Limited::new(body, limits.body_bytes_max).collect();
+    match tokio::time::timeout(limits.body_timeout, collected).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge),
+        Ok(Err(_)) => Err(Problem::InvalidRequest("the body is incomplete".into())),
+        Err(_) => Err(Problem::BodyTimeout),
+    }
+}
+
+/// `application/json`, or anything that ends in `+json`, with whatever parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(Ok(content_type)) = headers.get(CONTENT_TYPE).map(|value| value.to_str()) else { return false };
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    let ends_with = |suffix: &str| {
+        essence.len() > suffix.len()
+            && essence.get(essence.len() - suffix.len()..).is_some_and(|end| end.eq_ignore_ascii_case(suffix))
+    };
+    essence.eq_ignore_ascii_case("application/json") || (essence.contains('/') && ends_with("+json"))
+}
+
+/// A field's type, as the client is told.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Type {
+    Text,
+    Integer,
+}
+
+/// Parses a JSON object. Unknown fields are ignored.
+pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &[(&str, Type)]) -> Result<T, Problem> {
+    // A list of the fields' values would be taken for a struct as well.
+    let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    match serde_json::from_slice(body) {
+        Ok(parsed) if is_object => Ok(parsed),
+        _ => Err(Problem::InvalidRequest(explain(body, fields))),
+    }
+}
+
+/// What is wrong with a body that could not be parsed, in words that help who wrote it.
+fn explain(body: &[u8], fields: &[(&str, Type)]) -> Cow<'static, str> {
+    let Ok(value) = serde_json::from_slice::<Value>(body) else {
+        return "the body is not valid JSON".into();
+    };
+    let Value::Object(object) = value else { return "the body must be a JSON object".into() };
+    for (name, r#type) in fields {
+        let wrong = match (object.get(*name), r#type) {
+            (None, _) => "is missing",
+            (Some(value), Type::Text) if !value.is_string() => "must be a string",
+            (Some(value), Type::Integer) if !value.is_i64() => "must be an integer",
+            _ => continue,
+        };
+        return format!("{name} {wrong}").into();
+    }
+    "a field stands twice in the body".into()
+}
+
+/// The problem of a field that breaks a rule.
+pub(super) fn invalid(field: &str, rule: impl std::fmt::Display) -> Problem {
+    Problem::InvalidRequest(format!("{field} {rule}").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Deserialize)]
+    struct Fields<'a> {
+        #[serde(borrow, rename = "name")]
+        _name: Cow<'a, str>,
+        #[serde(rename = "amount")]
+        _amount: i64,
+    }
+
+    #[test]
+    fn wrong_bodies_are_explained() {
+        let deep = format!(r#"{{"name":"a","amount":1,"x":{}1{}}}"#, "[".repeat(200), "]".repeat(200));
+        for (body, detail) in [
+            ("", "the body is not valid JSON"),
+            ("{", "the body is not valid JSON"),
+            (deep.as_str(), "the body is not valid JSON"),
+            (r#"["a",1]"#, "the body must be a JSON object"),
+            ("null", "the body must be a JSON object"),
+            ("{}", "name is missing"),
+            (r#"{"name":1,"amount":1}"#, "name must be a string"),
+            (r#"{"name":"a"}"#, "amount is missing"),
+            (r#"{"name":"a","amount":"1"}"#, "amount must be an integer"),
+            (r#"{"name":"a","amount":1.5}"#, "amount must be an integer"),
+            (r#"{"name":"a","amount":1e400}"#, "the body is not valid JSON"),
+            (r#"{"name":"a","name":"b","amount":1}"#, "a field stands twice in the body"),
+        ] {
+            let fields = [("name", Type::Text), ("amount", Type::Integer)];
+            match parse::<Fields<'_>>(body.as_bytes(), &fields) {
+                Err(Problem::InvalidRequest(explained)) => assert_eq!(explained, detail, "{body}"),
+                other => panic!("{body}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn json_has_many_content_types() {
+        for (content_type, json) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/vnd.api+json", true),
+            ("text/json", false),
+            ("text/plain", false),
+            ("+json", false),
+            ("", false),
+        ] {
+            let headers = HeaderMap::from_iter([(CONTENT_TYPE, content_type.parse().unwrap())]);
+            assert_eq!(is_json(&headers), json, "{content_type}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,155 @@
+//! `POST /api/coupons/claim`, and what became of it.
+
+use std::borrow::Cow;
+
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
+use axum::http::{HeaderMap, Response, StatusCode};
+use common::ids::{ClaimId, CouponName, IdempotencyKey, UserId};
+use common::message::{Claim, Outcome};
+use common::partition::PartitionId;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::Shared;
+use super::body::{self, Type, invalid};
+use crate::inbox::Answer;
+use crate::problem::{Problem, RETRY_AFTER_S, Unavailable};
+use crate::receipt::{ClaimReceipt, Verdict, judge};
+use crate::store;
+
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+#[derive(Deserialize)]
+struct ClaimBody<'a> {
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
+    #[serde(borrow)]
+    coupon_name: Cow<'a, str>,
+}
+
+/// A claim, as clients see it.
+#[derive(Serialize)]
+struct ClaimView<'a> {
+    status: &'a str,
+    claim_id: Uuid,
+    coupon_name: &'a str,
+    user_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<i64>,
+}
+
+pub(super) async fn claim(state: Shared, request: Request) -> Result<Response<Body>, Problem> {
+    let key = idempotency_key(request.headers())?;
+    let body = body::read(request, &state.limits).await?;
+    let claim = parse(&body, key.as_ref())?;
+    match state.dispatcher.claim(claim.clone()).await {
+        Answer::Outcome(outcome) => decided(&claim, outcome),
+        Answer::Pending(receipt) => Ok(pending(&claim, &ClaimReceipt::new(claim.claim_id, receipt))),
+        Answer::Unavailable(reason) => Err(reason.into()),
+    }
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(header) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
+    let text =
+        std::str::from_utf8(header.as_bytes()).map_err(|_| invalid("Idempotency-Key", "must be UTF-8"))?;
+    IdempotencyKey::new(text).map(Some).map_err(|rule| invalid("Idempotency-Key", rule))
+}
+
+fn parse(body: &[u8], key: Option<&IdempotencyKey>) -> Result<Claim, Problem> {
+    let fields = [("user_id", Type::Text), ("coupon_name", Type::Text)];
+    let body: ClaimBody<'_> = body::parse(body, &fields)?;
+    let user_id = UserId::new(&body.user_id).map_err(|rule| invalid("user_id", rule))?;
+    let coupon_name = CouponName::new(&body.coupon_name).map_err(|rule| invalid("coupon_name", rule))?;
+    let claim_id = match key {
+        Some(key) => ClaimId::from_key(key, &user_id, &coupon_name),
+        None => ClaimId::random(),
+    };
+    Ok(Claim { claim_id, user_id, coupon_name })
+}
+
+fn decided(claim: &Claim, outcome: Outcome) -> Result<Response<Body>, Problem> {
+    match outcome {
+        Outcome::Claimed { position } => Ok(view_of(claim, "claimed", Some(position), StatusCode::OK)),
+        Outcome::AlreadyClaimed => Err(Problem::AlreadyClaimed),
+        Outcome::SoldOut => Err(Problem::SoldOut),
+        Outcome::CouponNotFound => Err(Problem::CouponNotFound),
+    }
+}
+
+fn pending(claim: &Claim, receipt: &ClaimReceipt) -> Response<Body> {
+    let mut response = view_of(claim, "pending", None, StatusCode::ACCEPTED);
+    let location = receipt.location(&claim.coupon_name, &claim.user_id);
+    if let Ok(location) = HeaderValue::from_str(&location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+    response
+}
+
+fn view_of(claim: &Claim, status: &str, position: Option<i64>, code: StatusCode) -> Response<Body> {
+    let view = ClaimView {
+        status,
+        claim_id: claim.claim_id.as_uuid(),
+        coupon_name: claim.coupon_name.as_str(),
+        user_id: claim.user_id.as_str(),
+        position,
+    };
+    let mut response = Response::new(Body::from(serde_json::to_vec(&view).expect("a claim is plain JSON")));
+    *response.status_mut() = code;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// `GET /api/coupons/{name}/claims/{user_id}`: a user's claim or, with the query of a 202's
+/// `Location`, what became of that claim.
+pub(super) async fn view(
+    state: Shared,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Result<Response<Body>, Problem> {
+    let Path((name, user_id)) = path.map_err(|_| Problem::InvalidRequest("the path is not UTF-8".into()))?;
+    let coupon_name = CouponName::new(&name).map_err(|rule| invalid("name", rule))?;
+    let user_id = UserId::new(&user_id).map_err(|rule| invalid("user_id", rule))?;
+    let receipt = receipt(&request)?;
+    let partition = PartitionId::of(&coupon_name, state.partitions);
+    if receipt.is_some_and(|receipt| receipt.partition != partition.number()) {
+        return Err(invalid("partition", "is not the partition of this coupon"));
+    }
+    let pair = [(&coupon_name, &user_id)];
+    let states = super::coupon::in_time(store::claim_states(&state.pool, partition, &pair)).await?;
+    let found = *states.first().ok_or(Problem::Internal)?;
+    let Some(receipt) = receipt else {
+        return match (found.claim, found.remaining_amount) {
+            (Some((claim_id, position)), _) => {
+                let claim = Claim { claim_id: claim_id.into(), user_id, coupon_name };
+                Ok(view_of(&claim, "claimed", Some(position), StatusCode::OK))
+            }
+            (None, None) => Err(Problem::CouponNotFound),
+            (None, Some(_)) => Err(Problem::ClaimNotFound),
+        };
+    };
+    let claim = Claim { claim_id: receipt.claim_id.into(), user_id, coupon_name };
+    match judge(claim.claim_id, Some(receipt.receipt()), &found) {
+        Verdict::Known(outcome) => decided(&claim, outcome),
+        Verdict::Queued => Ok(pending(&claim, &receipt)),
+        Verdict::NotApplied => Err(Unavailable::ClaimNotApplied.into()),
+        Verdict::Unproven => Err(Unavailable::OutcomeUnknown.into()),
+    }
+}
+
+fn receipt(request: &Request) -> Result<Option<ClaimReceipt>, Problem> {
+    if request.uri().query().is_none_or(str::is_empty) {
+        return Ok(None);
+    }
+    let query: Result<Query<ClaimReceipt>, QueryRejection> = Query::try_from_uri(request.uri());
+    match query {
+        Ok(Query(receipt)) => Ok(Some(receipt)),
+        Err(_) => Err(Problem::InvalidRequest(
+            "the query must be that of a Location: claim_id, partition, generation and sequence".into(),
+        )),
+    }
+}

@@ -1,0 +1,138 @@
+//! Coupons: created, and viewed with all their winners.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
+use axum::http::{Response, StatusCode};
+use common::ids::CouponName;
+use futures::stream;
+use serde::Deserialize;
+use sqlx::PgPool;
+
+use super::Shared;
+use super::body::{self, Type, invalid};
+use crate::problem::{Problem, Unavailable};
+use crate::receipt::coupon_path;
+use crate::store;
+
+/// How long one question to Postgres may take.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[derive(Deserialize)]
+struct CouponBody<'a> {
+    #[serde(borrow)]
+    name: Cow<'a, str>,
+    amount: i64,
+}
+
+pub(super) async fn create(state: Shared, request: Request) -> Result<Response<Body>, Problem> {
+    let body = body::read(request, &state.limits).await?;
+    let fields = [("name", Type::Text), ("amount", Type::Integer)];
+    let body: CouponBody<'_> = body::parse(&body, &fields)?;
+    let name = CouponName::new(&body.name).map_err(|rule| invalid("name", rule))?;
+    let amount = i32::try_from(body.amount)
+        .ok()
+        .filter(|amount| *amount >= 1)
+        .ok_or_else(|| invalid("amount", format_args!("must be from 1 to {}", i32::MAX)))?;
+    if !state.health.postgres() {
+        return Err(Unavailable::DatabaseUnavailable.into());
+    }
+    if !in_time(store::create_coupon(&state.pool, &name, amount)).await? {
+        return Err(Problem::CouponExists);
+    }
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::CREATED;
+    if let Ok(location) = HeaderValue::from_str(&coupon_path(&name)) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    Ok(response)
+}
+
+pub(super) async fn view(
+    state: Shared,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response<Body>, Problem> {
+    let Path(name) = path.map_err(|_| Problem::InvalidRequest("the path is not UTF-8".into()))?;
+    view_named(&state, &name).await
+}
+
+/// The path of the coupon "claim" is also that of claims.
+pub(super) async fn view_one_called_claim(state: Shared) -> Result<Response<Body>, Problem> {
+    view_named(&state, "claim").await
+}
+
+async fn view_named(state: &super::State, name: &str) -> Result<Response<Body>, Problem> {
+    let name = CouponName::new(name).map_err(|rule| invalid("name", rule))?;
+    if !state.health.postgres() {
+        return Err(Unavailable::DatabaseUnavailable.into());
+    }
+    let coupon = in_time(store::coupon(&state.pool, &name)).await?.ok_or(Problem::CouponNotFound)?;
+    let mut head = br#"{"name":"#.to_vec();
+    append_text(&mut head, name.as_str());
+    head.extend_from_slice(
+        format!(
+            r#","amount":{},"remaining_amount":{},"claimed_by":["#,
+            coupon.amount, coupon.remaining_amount
+        )
+        .as_bytes(),
+    );
+    let winners = Winners { pool: state.pool.clone(), name, after: 0, up_to: coupon.last_position };
+    // The first page before the first byte: a failure is still an answer of its own then.
+    let first = winners.next_page(head).await?;
+    let body = stream::try_unfold(Some(first), |page| async move {
+        let Some((bytes, rest)) = page else { return Ok::<_, Problem>(None) };
+        let next = match rest {
+            Some(winners) => Some(winners.next_page(Vec::new()).await?),
+            None => None,
+        };
+        Ok(Some((bytes, next)))
+    });
+    let mut response = Response::new(Body::from_stream(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// The winners of a coupon, page by page. Rows are only ever added, behind the last position: the
+/// pages show the moment at which the coupon was read, without a transaction that lasts as long as
+/// the slowest client.
+struct Winners {
+    pool: PgPool,
+    name: CouponName,
+    after: i64,
+    up_to: i64,
+}
+
+impl Winners {
+    /// Appends the next page to `bytes`, and says what comes after it.
+    async fn next_page(mut self, mut bytes: Vec<u8>) -> Result<(Bytes, Option<Self>), Problem> {
+        let page = in_time(store::winners(&self.pool, &self.name, self.after, self.up_to)).await?;
+        for (user_id, position) in &page {
+            if self.after > 0 {
+                bytes.push(b',');
+            }
+            append_text(&mut bytes, user_id);
+            self.after = *position;
+        }
+        let more = page.len() as i64 == store::PAGE_CLAIMS;
+        if !more {
+            bytes.extend_from_slice(b"]}");
+        }
+        Ok((bytes.into(), more.then_some(self)))
+    }
+}
+
+fn append_text(bytes: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(bytes, text).expect("text is plain JSON");
+}
+
+/// An answer of Postgres within the time that a request has.
+pub(super) async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> Result<T, Problem> {
+    match tokio::time::timeout(DATABASE_TIMEOUT, answer).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Unavailable::DatabaseUnavailable.into()),
+    }
+}

@@ -1,0 +1,129 @@
+//! Takes connections and serves HTTP/1.1 on them, within limits.
+//!
+//! `axum::serve` has no time-out for a request's head and no limit of connections; this loop has.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::{HeaderName, HeaderValue, Response};
+use axum::response::IntoResponse;
+use common::backoff::Backoff;
+use futures::FutureExt;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+use tracing::Instrument;
+use uuid::Uuid;
+
+use crate::config::Limits;
+use crate::problem::{Problem, Unavailable};
+
+/// Names a request in the logs; echoed in the response, made up if the client sends none.
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Longest request id that is taken over from a client.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Connections beyond `CONNECTIONS_MAX` that are told so at the same time; the others are closed.
+const REFUSALS_MAX: usize = 256;
+
+/// How long a refused connection has to send its request.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Serves `router` until `stop`, then lets the requests in flight finish within
+/// `SHUTDOWN_TIMEOUT_MS`.
+pub async fn serve(listener: TcpListener, router: Router, limits: &Limits, stop: CancellationToken) {
+    let graceful = GracefulShutdown::new();
+    let connections = Arc::new(Semaphore::new(limits.connections_max));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let refuse = Router::new().fallback(|| async { Problem::from(Unavailable::Overloaded) });
+    let mut backoff = Backoff::for_server();
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, most likely: some will be closed.
+                tracing::warn!(%error, "connection not accepted");
+                backoff.wait().await;
+                continue;
+            }
+        };
+        backoff.reset();
+        if let Ok(permit) = connections.clone().try_acquire_owned() {
+            connection(stream, router.clone(), limits.header_timeout, true, permit, &graceful);
+        } else if let Ok(permit) = refusals.clone().try_acquire_owned() {
+            connection(stream, refuse.clone(), REFUSAL_TIMEOUT, false, permit, &graceful);
+        }
+    }
+    drop(listener);
+    if tokio::time::timeout(limits.shutdown_timeout, graceful.shutdown()).await.is_err() {
+        tracing::warn!("requests in flight were not finished in time");
+    }
+}
+
+fn connection(
+    stream: TcpStream,
+    router: Router,
+    header_timeout: Duration,
+    keep_alive: bool,
+    permit: OwnedSemaphorePermit,
+    graceful: &GracefulShutdown,
+) {
+    // Answers are one small packet: waiting for more would only delay them.
+    let _ = stream.set_nodelay(true);
+    let service = service_fn(move |request| respond(router.clone(), request));
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        .keep_alive(keep_alive)
+        .serve_connection(TokioIo::new(stream), service);
+    let connection = graceful.watch(connection);
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection");
+        }
+        drop(permit);
+    });
+}
+
+/// Gives every request an id, every response the same, and every fault an answer.
+async fn respond(router: Router, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let id = match request.headers_mut().remove(REQUEST_ID) {
+        Some(id) if id.len() <= REQUEST_ID_BYTES_MAX && id.to_str().is_ok() => id,
+        _ => new_request_id(),
+    };
+    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    let answer = async {
+        tracing::debug!(method = %request.method(), path = request.uri().path(), "request");
+        let response = match AssertUnwindSafe(router.oneshot(request)).catch_unwind().await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => {
+                tracing::error!("a handler panicked");
+                Problem::Internal.into_response()
+            }
+        };
+        tracing::debug!(status = response.status().as_u16(), "response");
+        response
+    };
+    let mut response = answer.instrument(span).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    Ok(response)
+}
+
+fn new_request_id() -> HeaderValue {
+    let mut text = Uuid::encode_buffer();
+    let id = Uuid::new_v4().hyphenated().encode_lower(&mut text);
+    HeaderValue::from_str(id).unwrap_or(HeaderValue::from_static("-"))
+}

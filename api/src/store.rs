@@ -1,0 +1,146 @@
+//! Every SQL statement of the API.
+
+use common::ids::{CouponName, UserId};
+use common::partition::PartitionId;
+use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::{FromRow, Result};
+use uuid::Uuid;
+
+/// Claims that one page of a coupon's winners holds.
+pub const PAGE_CLAIMS: i64 = 5_000;
+
+/// Creates a coupon. Returns false if one of that name exists.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn create_coupon(pool: &PgPool, name: &CouponName, amount: i32) -> Result<bool> {
+    let done = sqlx::query(
+        "INSERT INTO coupons (name, amount, remaining_amount) VALUES ($1, $2, $2)
+         ON CONFLICT ON CONSTRAINT coupons_pkey DO NOTHING",
+    )
+    .bind(name.as_str())
+    .bind(amount)
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// A coupon and the position of its last winner, of one moment.
+#[derive(Debug, Clone, Copy, FromRow)]
+pub struct Coupon {
+    /// How many there were.
+    pub amount: i32,
+    /// How many are left.
+    pub remaining_amount: i32,
+    /// Winners up to this position belong to this moment.
+    pub last_position: i64,
+}
+
+/// Reads a coupon.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn coupon(pool: &PgPool, name: &CouponName) -> Result<Option<Coupon>> {
+    sqlx::query_as(
+        "SELECT amount, remaining_amount,
+                coalesce((SELECT max(position) FROM claims WHERE coupon_name = name), 0) AS last_position
+         FROM coupons WHERE name = $1",
+    )
+    .bind(name.as_str())
+    .fetch_optional(pool)
+    .await
+}
+
+/// Reads the next [`PAGE_CLAIMS`] winners of a coupon, in their order: user and position.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn winners(pool: &PgPool, name: &CouponName, after: i64, up_to: i64) -> Result<Vec<(String, i64)>> {
+    sqlx::query_as(
+        "SELECT user_id, position FROM claims
+         WHERE coupon_name = $1 AND position > $2 AND position <= $3 ORDER BY position LIMIT $4",
+    )
+    .bind(name.as_str())
+    .bind(after)
+    .bind(up_to)
+    .bind(PAGE_CLAIMS)
+    .fetch_all(pool)
+    .await
+}
+
+/// What one snapshot says of a claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimState {
+    /// The user's claim on the coupon, whoever made it: its id and position.
+    pub claim: Option<(Uuid, i64)>,
+    /// What is left of the coupon, if it exists.
+    pub remaining_amount: Option<i32>,
+    /// The generation of the partition's stream.
+    pub generation: i64,
+    /// How far its messages have been applied.
+    pub last_seq: i64,
+}
+
+#[derive(FromRow)]
+struct ClaimStateRow {
+    place: i64,
+    claim_id: Option<Uuid>,
+    position: Option<i64>,
+    remaining_amount: Option<i32>,
+    generation: i64,
+    last_seq: i64,
+}
+
+/// Reads the state of claims of one partition, all of one snapshot, in the order of `pairs`.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn claim_states(
+    pool: &PgPool,
+    partition: PartitionId,
+    pairs: &[(&CouponName, &UserId)],
+) -> Result<Vec<ClaimState>> {
+    let names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
+    let users: Vec<&str> = pairs.iter().map(|(_, user)| user.as_str()).collect();
+    let rows: Vec<ClaimStateRow> = sqlx::query_as(
+        "SELECT pair.place, claim.claim_id, claim.position, coupon.remaining_amount,
+                partitions.generation, partitions.last_seq
+         FROM partitions
+         CROSS JOIN unnest($2::text[], $3::text[]) WITH ORDINALITY AS pair (coupon_name, user_id, place)
+         LEFT JOIN LATERAL (
+             SELECT remaining_amount FROM coupons WHERE coupons.name = pair.coupon_name LIMIT 1
+         ) AS coupon ON true
+         LEFT JOIN LATERAL (
+             SELECT claim_id, position FROM claims
+             WHERE claims.coupon_name = pair.coupon_name AND claims.user_id = pair.user_id LIMIT 1
+         ) AS claim ON true
+         WHERE partitions.id = $1
+         ORDER BY pair.place",
+    )
+    .bind(partition.as_i32())
+    .bind(&names)
+    .bind(&users)
+    .fetch_all(pool)
+    .await?;
+    debug_assert!(rows.iter().zip(1_i64..).all(|(row, place)| row.place == place));
+    if rows.len() != pairs.len() {
+        return Err(sqlx::Error::RowNotFound);
+    }
+    Ok(rows
+        .into_iter()
+        .map(|row| ClaimState {
+            claim: row.claim_id.zip(row.position),
+            remaining_amount: row.remaining_amount,
+            generation: row.generation,
+            last_seq: row.last_seq,
+        })
+        .collect())
+}
+
+/// Reads every partition's generation and cursor, in the order of their numbers.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn cursors(connection: &mut PgConnection) -> Result<Vec<(i64, i64)>> {
+    sqlx::query_as("SELECT generation, last_seq FROM partitions ORDER BY id").fetch_all(connection).await
+}

@@ -1,0 +1,118 @@
+//! Connecting to Postgres, bringing its tables up to date, and agreeing on the number of partitions.
+
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+use crate::backoff::Backoff;
+use crate::partition::PARTITIONS_MAX;
+
+/// Partitions of a system whose first start does not say how many.
+pub const PARTITIONS_DEFAULT: u32 = 8;
+
+/// How long a connection from the pool is waited for.
+pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+
+static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+
+/// Why a process cannot use its database. Waiting does not mend any of these.
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    /// The server answered, and refused: a wrong password, a missing database.
+    #[error("Postgres refuses the connection: {0}")]
+    Refused(#[source] sqlx::Error),
+    /// The tables could not be brought up to date.
+    #[error("migrating the database: {0}")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// Reading or writing the set-up failed.
+    #[error("setting up the database: {0}")]
+    Database(#[from] sqlx::Error),
+    /// `PARTITIONS` differs from what the first start wrote.
+    #[error(
+        "PARTITIONS: this system was set up with {found} partitions and cannot run with {configured}; \
+         unset the variable or set it to {found}"
+    )]
+    Partitions {
+        /// What the database says.
+        found: i64,
+        /// What this process was told.
+        configured: u32,
+    },
+}
+
+/// Opens a pool as soon as the server answers, and brings the tables up to date. Several processes
+/// may do so at once: the migrations take a lock.
+///
+/// # Errors
+/// When the server refuses this user or database, or a migration fails. A server that is not there
+/// yet is waited for, for ever.
+pub async fn connect(
+    options: PgConnectOptions,
+    connections_max: u32,
+    role: &str,
+) -> Result<PgPool, SetupError> {
+    let options = options.application_name(role);
+    let pool_options = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(ACQUIRE_TIMEOUT);
+    let mut backoff = Backoff::for_server();
+    loop {
+        let error = match pool_options.clone().connect_with(options.clone()).await {
+            Ok(pool) => match MIGRATIONS.run(&pool).await {
+                Ok(()) => return Ok(pool),
+                Err(sqlx::migrate::MigrateError::Execute(error)) if is_passing(&error) => error,
+                Err(error) => return Err(error.into()),
+            },
+            Err(error) if is_passing(&error) => error,
+            Err(error) => return Err(SetupError::Refused(error)),
+        };
+        tracing::warn!(
+            host = options.get_host(),
+            port = options.get_port(),
+            %error,
+            "waiting for Postgres"
+        );
+        backoff.wait().await;
+    }
+}
+
+/// Whether an error may go away by itself: the server is not there, starting or stopping, or has
+/// no connection to spare. Everything else it said on purpose.
+pub fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        // Class 08 connection, 53 resources, 57P operator intervention (starting up, shutting down).
+        sqlx::Error::Database(error) => error
+            .code()
+            .is_some_and(|code| code.starts_with("08") || code.starts_with("53") || code.starts_with("57P")),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        _ => false,
+    }
+}
+
+/// Returns the system's number of partitions. The first start ever writes it: `configured`, or
+/// [`PARTITIONS_DEFAULT`].
+///
+/// # Errors
+/// When `configured` differs from what is written.
+pub async fn partitions(pool: &PgPool, configured: Option<u32>) -> Result<u32, SetupError> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("LOCK TABLE partitions IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
+    sqlx::query(
+        "INSERT INTO partitions (id) SELECT generate_series(0, $1 - 1)
+         WHERE NOT EXISTS (SELECT FROM partitions)",
+    )
+    .bind(i32::try_from(configured.unwrap_or(PARTITIONS_DEFAULT)).unwrap_or(i32::MAX))
+    .execute(&mut *transaction)
+    .await?;
+    let found: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM partitions").fetch_one(&mut *transaction).await?;
+    transaction.commit().await?;
+    match u32::try_from(found) {
+        Ok(count) if (1..=PARTITIONS_MAX).contains(&count) && configured.is_none_or(|c| c == count) => {
+            Ok(count)
+        }
+        _ => Err(SetupError::Partitions { found, configured: configured.unwrap_or(0) }),
+    }
+}

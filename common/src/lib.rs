@@ -1,0 +1,17 @@
+//! What the API and the workers must agree on: names and ids, the partition of a coupon, the
+//! messages, the streams, the configuration, the database, and how a process starts and stops.
+//!
+//! In reading order: [`ids`] and [`partition`] say what is claimed and where it is queued,
+//! [`message`] what travels, [`stream`] through what; [`config`], [`database`], [`queue`],
+//! [`telemetry`] and [`shutdown`] are the start and the end of every process.
+
+pub mod backoff;
+pub mod config;
+pub mod database;
+pub mod ids;
+pub mod message;
+pub mod partition;
+pub mod queue;
+pub mod shutdown;
+pub mod stream;
+pub mod telemetry;

@@ -1,0 +1,106 @@
+//! The connection to NATS: made once, kept for ever, its state watched.
+
+use std::time::Duration;
+
+use async_nats::{ConnectOptions, Event};
+use tokio::sync::watch;
+
+use crate::backoff::Backoff;
+use crate::config;
+
+/// How often the connection is probed; two unanswered probes end it.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Longest wait for one attempt to connect.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Longest wait for an answer of the JetStream API.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest pause between two attempts to reconnect.
+const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(250);
+
+/// Messages that wait for the process before the client library drops them. (A gap in a stream is
+/// noticed and read again; a lost reply is looked up.)
+const SUBSCRIPTION_CAPACITY: usize = 8_192;
+
+/// What became of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Whether it is up.
+    pub up: bool,
+    /// How often it has come up: what was learnt of the server under another number may be void.
+    pub epoch: u64,
+}
+
+/// A connection and the news about it.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// The client; it reconnects by itself.
+    pub client: async_nats::Client,
+    /// The state of the connection, as it changes.
+    pub link: watch::Receiver<Link>,
+}
+
+/// Connects as `role` (which names the connection, and its private inbox for requests).
+///
+/// # Errors
+/// When the server refuses our credentials. A server that is not there yet is waited for, for ever.
+pub async fn connect(config: &config::Nats, role: &str) -> Result<Connection, async_nats::ConnectError> {
+    let addresses: Vec<_> = config.url.split(',').map(|address| address.trim().to_owned()).collect();
+    let mut backoff = Backoff::for_server();
+    loop {
+        let (sender, link) = watch::channel(Link { up: true, epoch: 1 });
+        match options(config, role, sender).connect(addresses.clone()).await {
+            Ok(client) => return Ok(Connection { client, link }),
+            Err(error) => {
+                use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation};
+                if matches!(error.kind(), Authentication | AuthorizationViolation) {
+                    return Err(error);
+                }
+                tracing::warn!(%error, "waiting for NATS");
+            }
+        }
+        backoff.wait().await;
+    }
+}
+
+fn options(config: &config::Nats, role: &str, link: watch::Sender<Link>) -> ConnectOptions {
+    let mut connected_before = false;
+    let on_event = move |event: &Event| match event {
+        Event::Connected => link.send_modify(|link| {
+            link.up = true;
+            link.epoch += u64::from(std::mem::replace(&mut connected_before, true));
+        }),
+        Event::Disconnected | Event::Closed => link.send_modify(|link| link.up = false),
+        _ => {}
+    };
+    let on_event = std::sync::Mutex::new(on_event);
+    let role_name = role.to_owned();
+    let options = ConnectOptions::new()
+        .name(role)
+        .custom_inbox_prefix(format!("_INBOX.{role}"))
+        .ping_interval(PING_INTERVAL)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .subscription_capacity(SUBSCRIPTION_CAPACITY)
+        .max_reconnects(None)
+        .reconnect_delay_callback(|attempts| {
+            RECONNECT_DELAY_MAX
+                .min(Duration::from_millis(25) * u32::try_from(attempts).unwrap_or(u32::MAX).min(64))
+        })
+        .event_callback(move |event| {
+            match &event {
+                Event::Connected => tracing::info!(role = role_name, "connected to NATS"),
+                event => tracing::warn!(role = role_name, %event, "NATS connection"),
+            }
+            if let Ok(mut on_event) = on_event.lock() {
+                on_event(&event);
+            }
+            std::future::ready(())
+        });
+    match &config.credentials {
+        Some((user, password)) => options.user_and_password(user.clone(), password.clone()),
+        None => options,
+    }
+}

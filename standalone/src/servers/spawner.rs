@@ -1,0 +1,79 @@
+//! The thread from which all children are started.
+//!
+//! Linux ties "signal me when my parent dies" to the *thread* that forked, not to its process. A child
+//! started from a runtime's worker thread would be killed as soon as that thread ends, for instance when
+//! one test's runtime is dropped. Hence one thread that lives as long as the process; it is the only
+//! global of this crate.
+
+use std::io;
+use std::process::{Child, Command};
+use std::sync::OnceLock;
+use std::sync::mpsc::{Sender, channel};
+
+use tokio::sync::oneshot;
+
+struct Job {
+    command: Command,
+    reply: oneshot::Sender<io::Result<Child>>,
+}
+
+static SPAWNER: OnceLock<Sender<Job>> = OnceLock::new();
+
+/// Starts a command from the spawner thread. On Linux the child is killed when this process ends,
+/// however it ends.
+pub(super) async fn spawn(mut command: Command) -> io::Result<Child> {
+    die_with_parent(&mut command);
+    let (reply, answer) = oneshot::channel();
+    let spawner = SPAWNER.get_or_init(start);
+    spawner.send(Job { command, reply }).map_err(|_| gone())?;
+    answer.await.map_err(|_| gone())?
+}
+
+fn start() -> Sender<Job> {
+    let (sender, jobs) = channel::<Job>();
+    let thread = std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
+        for mut job in jobs {
+            let child = job.command.spawn();
+            if let Err(Ok(mut unwanted)) = job.reply.send(child) {
+                // Whoever asked has gone: a child without a handle would never be stopped.
+                let _ = unwanted.kill();
+                let _ = unwanted.wait();
+            }
+        }
+    });
+    if let Err(error) = thread {
+        tracing::error!(%error, "cannot start the thread that starts programs");
+    }
+    sender
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the thread that starts programs is gone")
+}
+
+#[cfg(target_os = "linux")]
+#[expect(
+    unsafe_code,
+    reason = "code between fork and exec; this one makes two system calls and allocates nothing"
+)]
+fn die_with_parent(command: &mut Command) {
+    use std::os::unix::process::CommandExt as _;
+
+    let parent = i32::try_from(std::process::id()).unwrap_or(0);
+    // The closure runs after std has changed user and group, which would otherwise clear the setting.
+    let arm = move || {
+        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        if nix::unistd::getppid().as_raw() != parent {
+            // The parent died before the setting took hold; nobody would signal us any more.
+            return Err(io::Error::from_raw_os_error(nix::errno::Errno::ESRCH as i32));
+        }
+        Ok(())
+    };
+    // SAFETY: only async-signal-safe calls (prctl, getppid) and no allocation, as required after a fork.
+    unsafe { command.pre_exec(arm) };
+}
+
+/// Other systems have no such setting; there children are stopped by their handles, and what a crash
+/// leaves behind is stopped by the next start.
+#[cfg(not(target_os = "linux"))]
+fn die_with_parent(_command: &mut Command) {}

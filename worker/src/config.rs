@@ -1,0 +1,83 @@
+//! What a worker can be told.
+
+use std::time::Duration;
+
+use common::config::{self, ConfigError, Env};
+use sqlx::postgres::PgConnectOptions;
+
+/// Default of `LEASE_MS`.
+pub const LEASE_MS_DEFAULT: u64 = 2_000;
+
+/// Default of `TRANSACTION_CLAIMS_MAX`.
+pub const TRANSACTION_CLAIMS_MAX_DEFAULT: usize = 2_000;
+
+/// Default of `PREFETCH_MESSAGES_MAX`.
+pub const PREFETCH_MESSAGES_MAX_DEFAULT: usize = 64;
+
+/// Default of `PURGE_INTERVAL_MS`.
+pub const PURGE_INTERVAL_MS_DEFAULT: u64 = 1_000;
+
+/// Default of `STATEMENT_TIMEOUT_MS`.
+pub const STATEMENT_TIMEOUT_MS_DEFAULT: u64 = 30_000;
+
+/// Default of `SHUTDOWN_TIMEOUT_MS`.
+pub const SHUTDOWN_TIMEOUT_MS_DEFAULT: u64 = 10_000;
+
+/// Connections of the pool for set-up. Beside them, a worker has one connection for its leases, one
+/// that listens for changes of leases, and one per owned partition.
+pub const SETUP_CONNECTIONS_MAX: u32 = 2;
+
+/// What a worker can be told.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where Postgres is.
+    pub database: PgConnectOptions,
+    /// Where NATS is.
+    pub nats: config::Nats,
+    /// `PARTITIONS`, if set.
+    pub partitions: Option<u32>,
+    /// `LEASE_MS`: how long a partition stays with a worker that is not heard of any more.
+    pub lease: Duration,
+    /// `TRANSACTION_CLAIMS_MAX`: claims after which a transaction takes no further message.
+    pub transaction_claims_max: usize,
+    /// `PREFETCH_MESSAGES_MAX`: messages per partition that wait in the process.
+    pub prefetch_messages_max: usize,
+    /// `PURGE_INTERVAL_MS`: how often applied messages are deleted from the stream; 0 keeps them.
+    pub purge_interval: Duration,
+    /// `STATEMENT_TIMEOUT_MS`: longest that one statement of the claim path may take.
+    pub statement_timeout: Duration,
+    /// `SHUTDOWN_TIMEOUT_MS`: how long a stop waits for batches in flight.
+    pub shutdown_timeout: Duration,
+}
+
+impl Config {
+    /// Reads the configuration.
+    ///
+    /// # Errors
+    /// When a variable cannot be used; the error names it.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        Ok(Self {
+            database: config::database(env)?,
+            nats: config::Nats::from_env(env)?,
+            partitions: env.partitions()?,
+            lease: env.millis("LEASE_MS", LEASE_MS_DEFAULT, 200..=60_000)?,
+            transaction_claims_max: env.number(
+                "TRANSACTION_CLAIMS_MAX",
+                TRANSACTION_CLAIMS_MAX_DEFAULT,
+                1..=20_000,
+            )?,
+            prefetch_messages_max: env.number(
+                "PREFETCH_MESSAGES_MAX",
+                PREFETCH_MESSAGES_MAX_DEFAULT,
+                1..=1_000,
+            )?,
+            purge_interval: env.millis("PURGE_INTERVAL_MS", PURGE_INTERVAL_MS_DEFAULT, 0..=3_600_000)?,
+            statement_timeout: env.millis(
+                "STATEMENT_TIMEOUT_MS",
+                STATEMENT_TIMEOUT_MS_DEFAULT,
+                100..=600_000,
+            )?,
+            shutdown_timeout: env.millis("SHUTDOWN_TIMEOUT_MS", SHUTDOWN_TIMEOUT_MS_DEFAULT, 0..=600_000)?,
+        })
+    }
+}

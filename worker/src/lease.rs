@@ -1,0 +1,214 @@
+//! Which partitions this worker owns: heartbeat, fair shares, hand-over.
+//!
+//! A lease is a row in Postgres, and Postgres' clock is the only one that counts. Losing a lease
+//! without noticing is harmless: the epoch in the fence of every transaction makes sure of that.
+//! What happens here only decides how soon a partition finds a worker.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::backoff::Backoff;
+use common::partition::PartitionId;
+use sqlx::postgres::{PgConnection, PgListener};
+use sqlx::{ConnectOptions, Connection};
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::partition::{End, Partition};
+use crate::store::{self, Lease};
+use crate::{Worker, share};
+
+/// Heartbeats per lease time.
+const HEARTBEATS_PER_LEASE: u32 = 8;
+
+/// A partition's running loop.
+struct Running {
+    epoch: i64,
+    stop: CancellationToken,
+}
+
+/// Runs a worker's partitions.
+pub struct Manager {
+    worker: Arc<Worker>,
+    /// Only this task touches it; any error or time-out ends it.
+    connection: Option<PgConnection>,
+    running: HashMap<PartitionId, Running>,
+    loops: JoinSet<(PartitionId, End)>,
+    /// Whether Postgres answered the last heartbeat: only changes are logged.
+    healthy: bool,
+}
+
+impl Manager {
+    /// A manager that owns nothing yet.
+    pub fn new(worker: Worker) -> Self {
+        Self {
+            worker: Arc::new(worker),
+            connection: None,
+            running: HashMap::new(),
+            loops: JoinSet::new(),
+            healthy: true,
+        }
+    }
+
+    /// Keeps this worker's share of the partitions running until `stop`, then hands them over.
+    ///
+    /// # Errors
+    /// When a partition's loop has panicked: the process should be started anew.
+    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+        tracing::info!(worker = %self.worker.id, partitions = self.worker.partitions, "worker started");
+        let changed = Arc::new(Notify::new());
+        let mut listener = tokio::spawn(listen(self.worker.clone(), changed.clone()));
+        let period = self.worker.config.lease / HEARTBEATS_PER_LEASE;
+        let mut beat = tokio::time::interval(period);
+        beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let result = loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break Ok(()),
+                Some(ended) = self.loops.join_next() => match ended {
+                    // A partition that was handed over or lost: see what is to be done next.
+                    Ok((id, _)) => { self.running.remove(&id); }
+                    Err(panic) => break Err(anyhow::anyhow!("a partition's loop has died: {panic}")),
+                },
+                listened = &mut listener => break Err(anyhow::anyhow!("the listener has died: {listened:?}")),
+                _ = beat.tick() => {}
+                () = changed.notified() => {}
+            }
+            self.beat().await;
+        };
+        listener.abort();
+        self.stop().await;
+        result
+    }
+
+    async fn beat(&mut self) {
+        let timeout = self.worker.config.lease;
+        let error = match tokio::time::timeout(timeout, self.try_beat()).await {
+            Ok(Ok(())) => {
+                if !std::mem::replace(&mut self.healthy, true) {
+                    tracing::info!("Postgres answers again");
+                }
+                return;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "no answer in time".to_owned(),
+        };
+        self.connection = None;
+        if std::mem::replace(&mut self.healthy, false) {
+            tracing::warn!(error, "no heartbeat; leases may run out");
+        }
+    }
+
+    async fn try_beat(&mut self) -> sqlx::Result<()> {
+        let (id, lease) = (self.worker.id, self.worker.config.lease);
+        let running: Vec<i32> = self.running.keys().map(|partition| partition.as_i32()).collect();
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            none => {
+                let mut connection = self.worker.database.connect().await?;
+                // The others make room for a new worker at once.
+                store::heartbeat(&mut connection, id, &running, lease).await?;
+                store::announce(&mut connection).await?;
+                none.insert(connection)
+            }
+        };
+        store::heartbeat(connection, id, &running, lease).await?;
+        let (living, leases) = store::leases(connection).await?;
+        let share = share::of(id, &living, leases.len());
+        let wanted = self.review(&leases, share);
+        let missing = share.saturating_sub(self.running.len());
+        if missing == 0 || wanted.is_empty() {
+            return Ok(());
+        }
+        let Some(connection) = &mut self.connection else { return Ok(()) };
+        let acquired = store::acquire(connection, id, &wanted, missing, lease).await?;
+        for (number, epoch) in acquired {
+            self.start(PartitionId::new(number.unsigned_abs()), epoch);
+        }
+        Ok(())
+    }
+
+    /// Stops loops whose partition another worker has taken, and those beyond our share. Returns
+    /// the partitions that could be taken.
+    fn review(&mut self, leases: &[Lease], share: usize) -> Vec<i32> {
+        let mut free = Vec::new();
+        for lease in leases {
+            match self.running.get(&PartitionId::new(lease.id.unsigned_abs())) {
+                Some(running) if !owns(self.worker.id, running, lease) => running.stop.cancel(),
+                Some(_) => {}
+                None if lease.free => free.push(lease.id),
+                None => {}
+            }
+        }
+        let mut ids: Vec<_> = self.running.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids.iter().skip(share) {
+            self.running[id].stop.cancel();
+        }
+        free
+    }
+
+    fn start(&mut self, id: PartitionId, epoch: i64) {
+        let stop = CancellationToken::new();
+        self.running.insert(id, Running { epoch, stop: stop.clone() });
+        let partition = Partition::new(self.worker.clone(), id, epoch);
+        self.loops.spawn(async move { (id, partition.run(stop).await) });
+    }
+
+    async fn stop(mut self) {
+        for running in self.running.values() {
+            running.stop.cancel();
+        }
+        let ended = async { while self.loops.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.worker.config.shutdown_timeout, ended).await.is_err() {
+            tracing::warn!("batches in flight were not finished in time; their leases will run out");
+        }
+        let id = self.worker.id;
+        if let Some(connection) = &mut self.connection {
+            let left = store::leave(connection, id);
+            if !matches!(tokio::time::timeout(self.worker.config.lease, left).await, Ok(Ok(()))) {
+                tracing::warn!("Postgres does not know that this worker has left");
+            }
+        }
+        if let Some(connection) = self.connection.take() {
+            // Best effort: the server notices the closed socket as well.
+            let _ = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
+        }
+        tracing::info!(worker = %id, "worker stopped");
+    }
+}
+
+fn owns(worker: Uuid, running: &Running, lease: &Lease) -> bool {
+    lease.owner == Some(worker) && lease.epoch == running.epoch
+}
+
+/// Wakes the manager whenever another worker has released a partition, joined or left.
+async fn listen(worker: Arc<Worker>, changed: Arc<Notify>) {
+    let mut backoff = Backoff::for_server();
+    loop {
+        match try_listen(&worker, &changed, &mut backoff).await {
+            Ok(never) => match never {},
+            // The heartbeat still finds everything, only later.
+            Err(error) => tracing::debug!(%error, "not listening for changes of leases"),
+        }
+        backoff.wait().await;
+    }
+}
+
+async fn try_listen(
+    worker: &Worker,
+    changed: &Notify,
+    backoff: &mut Backoff,
+) -> sqlx::Result<std::convert::Infallible> {
+    let mut listener = PgListener::connect_with(&worker.pool).await?;
+    listener.ignore_pool_close_event(true);
+    listener.listen(store::LEASES_CHANNEL).await?;
+    backoff.reset();
+    loop {
+        listener.recv().await?;
+        changed.notify_one();
+    }
+}

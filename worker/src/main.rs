@@ -1,0 +1,18 @@
+//! The `coupon-worker` process.
+
+use common::config::Env;
+use common::{shutdown, telemetry};
+use worker::{Config, Worker};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let env = Env::load()?;
+    telemetry::init(&env)?;
+    let config = Config::from_env(&env)?;
+    let stop = shutdown::on_signal()?;
+    let Some(worker) = stop.run_until_cancelled(Worker::connect(config)).await else { return Ok(()) };
+    worker?.run(stop).await
+}

@@ -1,0 +1,235 @@
+//! The loop of one owned partition: read a batch, apply it, reply; begin anew after any failure.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream;
+use common::backoff::Backoff;
+use common::partition::PartitionId;
+use common::stream;
+use sqlx::Connection;
+use sqlx::postgres::PgConnection;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::Worker;
+use crate::apply::{Applied, Transaction};
+use crate::source::{Source, SourceError};
+use crate::store::{self, PartitionRow};
+
+/// How long a connection to Postgres may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long opening a consumer may take, all questions together.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One partition, owned under one epoch.
+pub(crate) struct Partition {
+    worker: Arc<Worker>,
+    id: PartitionId,
+    epoch: i64,
+    connection: Option<PgConnection>,
+    purge: Purge,
+}
+
+/// Why a loop has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    /// It was asked to, and the partition is released.
+    Released,
+    /// Another worker owns the partition.
+    Lost,
+}
+
+impl Partition {
+    pub(crate) fn new(worker: Arc<Worker>, id: PartitionId, epoch: i64) -> Self {
+        let purge = Purge { interval: worker.config.purge_interval, last: Instant::now(), task: None };
+        Self { worker, id, epoch, connection: None, purge }
+    }
+
+    /// Runs until `stop`, between two batches, or until another worker owns the partition.
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> End {
+        tracing::info!(partition = %self.id, epoch = self.epoch, "took the partition");
+        let mut backoff = Backoff::for_server();
+        let end = loop {
+            let Some(opened) = stop.run_until_cancelled(self.open()).await else { break End::Released };
+            let error = match opened {
+                Ok(mut source) => {
+                    backoff.reset();
+                    let ended = self.consume(&mut source, &stop).await;
+                    source.close().await;
+                    match ended {
+                        Ok(()) => break End::Released,
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            match error {
+                SourceError::Lost => break End::Lost,
+                SourceError::Moved(why) => tracing::info!(partition = %self.id, why, "reading anew"),
+                error => {
+                    tracing::warn!(partition = %self.id, %error, "reading anew");
+                    self.connection = None;
+                }
+            }
+            if stop.run_until_cancelled(backoff.wait()).await.is_none() {
+                break End::Released;
+            }
+        };
+        match end {
+            End::Released => self.release().await,
+            End::Lost => tracing::warn!(partition = %self.id, epoch = self.epoch, "lost the partition"),
+        }
+        end
+    }
+
+    async fn open(&mut self) -> Result<Source, SourceError> {
+        let (worker, id, epoch) = (self.worker.clone(), self.id, self.epoch);
+        let connection = self.connection().await?;
+        let opened = Source::open(&worker, connection, id, epoch);
+        match tokio::time::timeout(OPEN_TIMEOUT, opened).await {
+            Ok(opened) => opened,
+            Err(_) => {
+                // Cancelled mid-way, the connection may be waiting for an answer.
+                self.connection = None;
+                Err(SourceError::Queue("no answer in time".to_owned()))
+            }
+        }
+    }
+
+    async fn consume(&mut self, source: &mut Source, stop: &CancellationToken) -> Result<(), SourceError> {
+        let claims_max = self.worker.config.transaction_claims_max;
+        loop {
+            let Some(messages) = stop.run_until_cancelled(source.next_batch(claims_max)).await else {
+                return Ok(());
+            };
+            let mut transaction = Transaction::new(self.id, &source.row, messages?, self.worker.config.lease);
+            self.apply(&mut transaction, stop).await?;
+            transaction.reply(&self.worker.queue.client).await;
+            transaction.moves(&mut source.row);
+            self.purge.up_to(&self.worker, self.id, &source.row);
+        }
+    }
+
+    /// Applies a transaction, over new connections if need be, until it is certain that it has been
+    /// committed, exactly once.
+    async fn apply(
+        &mut self,
+        transaction: &mut Transaction,
+        stop: &CancellationToken,
+    ) -> Result<(), SourceError> {
+        let timeout = self.worker.config.statement_timeout;
+        let mut backoff = Backoff::for_server();
+        loop {
+            let error = match self.connection().await {
+                Ok(connection) => match tokio::time::timeout(timeout, transaction.apply(connection)).await {
+                    Ok(Ok(Applied::Committed)) => return Ok(()),
+                    Ok(Ok(Applied::Fenced)) => {
+                        tracing::warn!(partition = %self.id, epoch = self.epoch, fenced = true, "commit refused");
+                        return self.after_fence().await;
+                    }
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "no answer in time".to_owned(),
+                },
+                Err(error) => error.to_string(),
+            };
+            // Whatever state the connection is in, it is not used again.
+            self.connection = None;
+            tracing::warn!(partition = %self.id, error, "batch not confirmed; asking Postgres what became of it");
+            if stop.run_until_cancelled(backoff.wait()).await.is_none() {
+                return Err(SourceError::Moved("stopped before Postgres answered"));
+            }
+            let Ok(row) = self.row().await else { continue };
+            if transaction.is_in(&row) {
+                return Ok(());
+            }
+            if row.epoch != self.epoch {
+                return Err(SourceError::Lost);
+            }
+            if !transaction.follows(&row) {
+                return Err(SourceError::Moved("the cursor was moved"));
+            }
+        }
+    }
+
+    /// Finds out whether the fence held because of another owner or of another cursor.
+    async fn after_fence(&mut self) -> Result<(), SourceError> {
+        let row = self.row().await?;
+        Err(if row.epoch == self.epoch {
+            SourceError::Moved("the cursor was moved")
+        } else {
+            SourceError::Lost
+        })
+    }
+
+    async fn row(&mut self) -> sqlx::Result<PartitionRow> {
+        let id = self.id;
+        let connection = self.connection().await?;
+        let row = tokio::time::timeout(CONNECT_TIMEOUT, store::partition(connection, id)).await;
+        let row = row.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        if row.is_err() {
+            self.connection = None;
+        }
+        row
+    }
+
+    async fn connection(&mut self) -> sqlx::Result<&mut PgConnection> {
+        if self.connection.is_none() {
+            let config = &self.worker.config;
+            let opened =
+                store::connect_for_claims(&self.worker.database, config.lease, config.statement_timeout);
+            let connection = tokio::time::timeout(CONNECT_TIMEOUT, opened).await;
+            self.connection = Some(connection.unwrap_or(Err(sqlx::Error::PoolTimedOut))?);
+        }
+        Ok(self.connection.as_mut().expect("opened above"))
+    }
+
+    async fn release(&mut self) {
+        let (id, epoch, worker) = (self.id, self.epoch, self.worker.id);
+        let released = async {
+            let connection = self.connection().await?;
+            store::release(connection, id, worker, epoch).await
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, released).await {
+            Ok(Ok(())) => tracing::info!(partition = %id, epoch, "released the partition"),
+            Ok(Err(error)) => tracing::warn!(partition = %id, %error, "not released; the lease will run out"),
+            Err(_) => tracing::warn!(partition = %id, "not released in time; the lease will run out"),
+        }
+        if let Some(connection) = self.connection.take() {
+            // Best effort: the server notices the closed socket as well.
+            let _ = tokio::time::timeout(CONNECT_TIMEOUT, connection.close()).await;
+        }
+    }
+}
+
+/// Deletes applied messages from the stream, now and then, beside the loop.
+struct Purge {
+    interval: Duration,
+    last: Instant,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Purge {
+    /// Purges what lies before the cursor, if it is time. The last applied message stays: the next
+    /// owner compares it with what Postgres remembers.
+    fn up_to(&mut self, worker: &Worker, partition: PartitionId, row: &PartitionRow) {
+        let due = !self.interval.is_zero() && self.last.elapsed() >= self.interval;
+        if !due || self.task.as_ref().is_some_and(|task| !task.is_finished()) {
+            return;
+        }
+        self.last = Instant::now();
+        let jetstream = jetstream::new(worker.queue.client.clone());
+        let sequence = u64::try_from(row.last_seq).unwrap_or(0);
+        self.task = Some(tokio::spawn(async move {
+            let purged = async {
+                let stream = jetstream.get_stream_no_info(stream::name(partition)).await?;
+                stream.purge().sequence(sequence).await?;
+                Ok::<_, async_nats::Error>(())
+            };
+            if let Err(error) = purged.await {
+                tracing::warn!(%partition, %error, "applied messages not purged yet");
+            }
+        }));
+    }
+}

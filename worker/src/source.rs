@@ -1,0 +1,293 @@
+//! Reads one partition's stream in order, without gaps, from the cursor on.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull;
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
+use async_nats::jetstream::stream::{Info, RawMessageErrorKind, Stream};
+use async_nats::jetstream::{self};
+use async_nats::{HeaderMap, Subject};
+use common::message::{Batch, REPLY_HEADER, REPLY_PREFIX};
+use common::partition::PartitionId;
+use common::queue::Link;
+use common::stream;
+use futures::{FutureExt, StreamExt};
+use sqlx::postgres::PgConnection;
+use tokio::sync::watch;
+use uuid::Uuid;
+
+use crate::Worker;
+use crate::store::{self, PartitionRow};
+
+/// The server ends a pull request after this time; the client library sends the next one.
+const PULL_EXPIRES: Duration = Duration::from_secs(10);
+
+/// The server's sign of life while nothing comes; two missing ones end the source.
+const PULL_HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// A consumer that nobody reads is removed by the server after this time.
+const CONSUMER_INACTIVE_MAX: Duration = Duration::from_secs(10);
+
+/// A message as it came.
+#[derive(Debug)]
+pub(crate) struct Message {
+    /// Its place in the stream.
+    pub(crate) sequence: i64,
+    /// Its batch id, or one made from its bytes when it holds none.
+    pub(crate) identity: Uuid,
+    /// Where its outcomes go.
+    pub(crate) reply_to: Option<Subject>,
+    /// What it says, or why that cannot be understood, and its bytes.
+    pub(crate) content: Result<Batch, (String, Vec<u8>)>,
+}
+
+/// Why reading has to begin anew, or to end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SourceError {
+    /// Another worker owns the partition.
+    #[error("another worker owns the partition")]
+    Lost,
+    /// NATS has to be asked again.
+    #[error("NATS: {0}")]
+    Queue(String),
+    /// Postgres has to be asked again.
+    #[error("Postgres: {0}")]
+    Database(#[from] sqlx::Error),
+    /// The stream or the cursor moved while we looked; look again.
+    #[error("{0}")]
+    Moved(&'static str),
+}
+
+/// An open consumer on a partition's stream.
+pub(crate) struct Source {
+    jetstream: jetstream::Context,
+    consumer: Consumer<pull::Config>,
+    messages: pull::Stream,
+    link: watch::Receiver<Link>,
+    opened_in: u64,
+    /// What the database said when the stream was found to agree with it.
+    pub(crate) row: PartitionRow,
+    next_sequence: i64,
+}
+
+impl Source {
+    /// Opens a consumer at the cursor, and makes sure that the stream is the one that the cursor
+    /// speaks of.
+    ///
+    /// The consumer comes first and the comparison second: a consumer ends with its stream, so that
+    /// what was compared is what is read.
+    pub(crate) async fn open(
+        worker: &Worker,
+        connection: &mut PgConnection,
+        partition: PartitionId,
+        epoch: i64,
+    ) -> Result<Self, SourceError> {
+        let link = worker.queue.link.clone();
+        let opened_in = link.borrow().epoch;
+        let jetstream = jetstream::new(worker.queue.client.clone());
+        let settings = &worker.config.nats.streams;
+        stream::ensure(&jetstream, &worker.pool, partition, settings).await.map_err(|error| match error {
+            stream::EnsureError::Stream(error) => SourceError::Queue(error),
+            stream::EnsureError::Database(error) => error.into(),
+        })?;
+        let row = store::partition(connection, partition).await?;
+        if row.epoch != epoch {
+            return Err(SourceError::Lost);
+        }
+        let stream = jetstream.get_stream(stream::name(partition)).await.map_err(queue_error)?;
+        if let Err(error) = stream::adjust(&jetstream, partition, stream.cached_info(), settings).await {
+            tracing::error!(%partition, %error, "the stream keeps its limits");
+        }
+        let consumer = stream.create_consumer(consumer(worker, row.last_seq)).await.map_err(queue_error)?;
+        let info = stream.get_info().await.map_err(queue_error)?;
+        if let Some(mismatch) = compare(&stream, &info, &row).await? {
+            mismatch.start_over(connection, partition, &info, &row).await?;
+            return Err(SourceError::Moved("the cursor was set to the stream"));
+        }
+        let messages = consumer
+            .stream()
+            .max_messages_per_batch(worker.config.prefetch_messages_max)
+            .expires(PULL_EXPIRES)
+            .heartbeat(PULL_HEARTBEAT)
+            .messages()
+            .await
+            .map_err(queue_error)?;
+        if link.borrow().epoch != opened_in {
+            return Err(SourceError::Moved("NATS was reconnected meanwhile"));
+        }
+        let next_sequence = row.last_seq + 1;
+        Ok(Self { jetstream, consumer, messages, link, opened_in, row, next_sequence })
+    }
+
+    /// Waits for the next message, then takes all that are there already, until they hold
+    /// `claims_max` claims.
+    pub(crate) async fn next_batch(&mut self, claims_max: usize) -> Result<Vec<Message>, SourceError> {
+        let opened_in = self.opened_in;
+        let first = tokio::select! {
+            biased;
+            message = self.messages.next() => message,
+            _ = self.link.wait_for(|link| link.epoch != opened_in) => {
+                return Err(SourceError::Queue("the connection was lost".to_owned()));
+            }
+        };
+        let mut batch = vec![self.check(first)?];
+        let mut claims = claims_of(&batch[0]);
+        while claims < claims_max {
+            // A message that is not there yet, or an error: the next call meets it again.
+            let Some(Some(Ok(message))) = self.messages.next().now_or_never() else { break };
+            let message = self.check(Some(Ok(message)))?;
+            claims += claims_of(&message);
+            batch.push(message);
+        }
+        Ok(batch)
+    }
+
+    fn check(
+        &mut self,
+        message: Option<Result<jetstream::Message, pull::MessagesError>>,
+    ) -> Result<Message, SourceError> {
+        let message = message
+            .ok_or_else(|| SourceError::Queue("the consumer has ended".to_owned()))?
+            .map_err(queue_error)?;
+        let sequence = message.info().map_err(queue_error)?.stream_sequence;
+        let sequence = i64::try_from(sequence).map_err(queue_error)?;
+        if sequence != self.next_sequence {
+            return Err(SourceError::Moved("messages are missing from what was delivered"));
+        }
+        self.next_sequence += 1;
+        let (message, _) = message.split();
+        let content =
+            Batch::decode(&message.payload).map_err(|error| (error.to_string(), message.payload.to_vec()));
+        Ok(Message {
+            sequence,
+            identity: identity(&content, &message.payload),
+            reply_to: message.headers.as_ref().and_then(reply_subject),
+            content,
+        })
+    }
+
+    /// Removes the consumer from the server. It would go by itself, a little later.
+    pub(crate) async fn close(self) {
+        let Self { jetstream, consumer, messages, .. } = self;
+        drop(messages);
+        let info = consumer.cached_info();
+        if let Err(error) = jetstream.delete_consumer_from_stream(&info.name, &info.stream_name).await {
+            tracing::debug!(%error, consumer = info.name, "the consumer was left to expire");
+        }
+    }
+}
+
+fn claims_of(message: &Message) -> usize {
+    message.content.as_ref().map_or(1, |batch| batch.commands.len())
+}
+
+fn queue_error(error: impl std::fmt::Display) -> SourceError {
+    SourceError::Queue(error.to_string())
+}
+
+fn consumer(worker: &Worker, last_seq: i64) -> pull::Config {
+    pull::Config {
+        name: Some(format!("worker-{}-{}", worker.id.simple(), Uuid::new_v4().simple())),
+        description: Some("Applies the claims; the cursor is in Postgres".to_owned()),
+        deliver_policy: DeliverPolicy::ByStartSequence {
+            start_sequence: u64::try_from(last_seq).unwrap_or(0) + 1,
+        },
+        // Postgres knows what has been applied, so nothing is acknowledged and nothing redelivered.
+        ack_policy: AckPolicy::None,
+        memory_storage: true,
+        num_replicas: 1,
+        inactive_threshold: CONSUMER_INACTIVE_MAX,
+        ..pull::Config::default()
+    }
+}
+
+fn reply_subject(headers: &HeaderMap) -> Option<Subject> {
+    let subject = headers.get(REPLY_HEADER)?.as_str();
+    // Whoever may publish claims writes this header: it must not make us publish anywhere else.
+    let tokens_are_plain = subject.split('.').all(|token| {
+        !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+    });
+    (subject.starts_with(REPLY_PREFIX) && tokens_are_plain).then(|| Subject::from(subject))
+}
+
+/// The batch id, or for bytes that hold none, a name made from them.
+fn identity<E>(content: &Result<Batch, E>, payload: &[u8]) -> Uuid {
+    content.as_ref().map_or_else(|_| Uuid::new_v5(&Uuid::NAMESPACE_OID, payload), |batch| batch.batch_id)
+}
+
+/// In what way the stream is not the one that the cursor speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mismatch {
+    /// The cursor was never set to a stream.
+    New,
+    /// The stream was deleted and created again.
+    Recreated,
+    /// The stream ends before the cursor: its tail was lost.
+    Shorter,
+    /// Messages after the cursor were deleted, or all up to it, so that nothing can be compared.
+    Purged,
+    /// Another message stands where the last one applied stood: a tail was lost and written again.
+    Rewritten,
+}
+
+/// The first sequence number that the stream holds or, if it is empty, will hold next.
+fn first_sequence(info: &Info) -> i64 {
+    let first =
+        if info.state.messages == 0 { info.state.last_sequence + 1 } else { info.state.first_sequence };
+    i64::try_from(first).unwrap_or(i64::MAX)
+}
+
+fn created_ns(info: &Info) -> i64 {
+    i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+}
+
+async fn compare(stream: &Stream, info: &Info, row: &PartitionRow) -> Result<Option<Mismatch>, SourceError> {
+    let last_sequence = i64::try_from(info.state.last_sequence).unwrap_or(i64::MAX);
+    let mismatch = match row.stream_created_ns {
+        None => Some(Mismatch::New),
+        Some(created) if created != created_ns(info) => Some(Mismatch::Recreated),
+        Some(_) if last_sequence < row.last_seq => Some(Mismatch::Shorter),
+        Some(_) if first_sequence(info) > row.last_seq + 1 => Some(Mismatch::Purged),
+        Some(_) => None,
+    };
+    let Some(expected) = row.last_batch_id.filter(|_| mismatch.is_none()) else { return Ok(mismatch) };
+    let sequence = u64::try_from(row.last_seq).unwrap_or(0);
+    match stream.get_raw_message(sequence).await {
+        Ok(message) if identity(&Batch::decode(&message.payload), &message.payload) == expected => Ok(None),
+        Ok(_) => Ok(Some(Mismatch::Rewritten)),
+        Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
+            Ok(Some(Mismatch::Purged))
+        }
+        Err(error) => Err(queue_error(error)),
+    }
+}
+
+impl Mismatch {
+    /// Lets the partition start over from the stream's first message: what was applied already
+    /// changes nothing when it is applied again.
+    async fn start_over(
+        self,
+        connection: &mut PgConnection,
+        partition: PartitionId,
+        info: &Info,
+        row: &PartitionRow,
+    ) -> Result<(), SourceError> {
+        let last_seq = first_sequence(info) - 1;
+        // A generation is never 0: receipts use that for "proves nothing".
+        let raise = self != Self::New || row.generation == 0;
+        if store::start_over(connection, partition, row, created_ns(info), last_seq, raise).await?
+            && self != Self::New
+        {
+            tracing::error!(
+                %partition,
+                mismatch = ?self,
+                generation = row.generation + 1,
+                cursor = row.last_seq,
+                stream_first = info.state.first_sequence,
+                stream_last = info.state.last_sequence,
+                "the stream is not the one that was read before: starting over from its first message"
+            );
+        }
+        Ok(())
+    }
+}
