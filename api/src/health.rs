@@ -19,6 +19,9 @@ use crate::store;
 /// How often both are asked.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
+/// How often a start looks whether both have answered.
+const READY_POLL: Duration = Duration::from_millis(5);
+
 /// An answer that takes longer counts as none.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -68,6 +71,13 @@ impl Health {
         Ok(())
     }
 
+    /// Returns once both answer.
+    pub(crate) async fn ready(&self) {
+        while self.check().is_err() {
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
     /// Returns once NATS does not answer any more.
     pub(crate) async fn nats_lost(&self) {
         let (mut answers, mut link) = (self.nats.subscribe(), self.link.clone());
@@ -95,7 +105,7 @@ impl Health {
     /// Asks Postgres until `stop`.
     pub(crate) async fn watch_postgres(self: Arc<Self>, options: PgConnectOptions, stop: CancellationToken) {
         let mut connection = None;
-        while stop.run_until_cancelled(tokio::time::sleep(PROBE_INTERVAL)).await.is_some() {
+        loop {
             let asked =
                 tokio::time::timeout(PROBE_TIMEOUT, self.probe_postgres(&options, &mut connection)).await;
             let answers = matches!(asked, Ok(Ok(())));
@@ -104,6 +114,9 @@ impl Health {
             }
             if self.postgres.swap(answers, Ordering::Relaxed) != answers {
                 report("Postgres", answers);
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(PROBE_INTERVAL)).await.is_none() {
+                break;
             }
         }
         if let Some(connection) = connection {
@@ -132,11 +145,14 @@ impl Health {
 
     /// Asks NATS until `stop`.
     pub(crate) async fn watch_nats(self: Arc<Self>, inbox: Arc<Inbox>, stop: CancellationToken) {
-        while stop.run_until_cancelled(tokio::time::sleep(PROBE_INTERVAL)).await.is_some() {
+        loop {
             let answers = self.link.borrow().up
                 && tokio::time::timeout(PROBE_TIMEOUT, inbox.ping()).await.is_ok_and(|answered| answered);
             if self.nats.send_replace(answers) != answers {
                 report("NATS", answers);
+            }
+            if stop.run_until_cancelled(tokio::time::sleep(PROBE_INTERVAL)).await.is_none() {
+                return;
             }
         }
     }

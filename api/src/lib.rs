@@ -19,6 +19,7 @@ pub mod store;
 mod streams;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::queue;
 use sqlx::postgres::{PgConnectOptions, PgPool};
@@ -34,6 +35,9 @@ use health::Health;
 use inbox::Inbox;
 use resolve::Resolver;
 use streams::Streams;
+
+/// How long a start waits for Postgres, NATS and the streams before it serves all the same.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What an API runs with: its connections come from the caller.
 #[derive(Debug, Clone)]
@@ -80,12 +84,14 @@ impl Api {
             lookups: Arc::new(Semaphore::new(config.limits.db_pool_max.div_ceil(2) as usize)),
         };
         let missing_stream = Arc::new(Notify::new());
+        let streams_ready = CancellationToken::new();
         let streams = Streams {
             queue: queue.clone(),
             pool: pool.clone(),
             partitions,
             settings: config.nats.streams.clone(),
             missing: missing_stream.clone(),
+            ready: streams_ready.clone(),
         };
 
         // Requests first, then what answers them: `served` ends before `background` is told to.
@@ -103,11 +109,16 @@ impl Api {
             pool: pool.clone(),
             partitions,
             dispatcher,
-            health,
+            health: health.clone(),
             limits: config.limits.clone(),
         };
         let router = routes::router(state);
 
+        // The first claims need not be refused. (The listener queues connections meanwhile.)
+        let ready = async { tokio::join!(health.ready(), streams_ready.cancelled()) };
+        if tokio::time::timeout(START_TIMEOUT, ready).await.is_err() {
+            tracing::warn!("not ready yet; claims are refused until then");
+        }
         tracing::info!(address = %listener.local_addr()?, partitions, "listening");
         let result = tokio::select! {
             () = server::serve(listener, router, &config.limits, stop) => Ok(()),

@@ -18,6 +18,8 @@ pub(crate) struct Streams {
     pub(crate) settings: stream::Settings,
     /// Wakes the task: a stream may be missing.
     pub(crate) missing: Arc<Notify>,
+    /// Cancelled once all streams have been there.
+    pub(crate) ready: CancellationToken,
 }
 
 impl Streams {
@@ -27,6 +29,7 @@ impl Streams {
         loop {
             match self.ensure_all().await {
                 Ok(()) => {
+                    self.ready.cancel();
                     backoff.reset();
                     if stop.run_until_cancelled(self.missing.notified()).await.is_none() {
                         return;

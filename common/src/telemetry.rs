@@ -1,5 +1,7 @@
 //! Logs: structured, human by default, JSON by a variable.
 
+use std::io::IsTerminal as _;
+
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{ConfigError, Env};
@@ -13,7 +15,10 @@ pub fn init(env: &Env) -> Result<(), ConfigError> {
     // sqlx and the NATS client report at `info` what we log ourselves where it is handled.
     let filter = env.get("RUST_LOG").unwrap_or("info,sqlx=warn,async_nats=error");
     let filter = EnvFilter::try_new(filter).map_err(|e| ConfigError::new("RUST_LOG", e.to_string()))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match env.get("LOG_FORMAT") {
         None | Some("human") => builder.init(),
         Some("json") => builder.json().flatten_event(true).init(),
