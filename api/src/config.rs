@@ -24,6 +24,9 @@ pub const BATCH_CLAIMS_MAX_DEFAULT: usize = 1_000;
 /// Default of `BATCH_BYTES_MAX`.
 pub const BATCH_BYTES_MAX_DEFAULT: usize = 512 << 10;
 
+/// Default of `SOLD_OUT_WINNERS_MAX`; each takes about 16 bytes.
+pub const SOLD_OUT_WINNERS_MAX_DEFAULT: usize = 1_000_000;
+
 /// Default of `DB_POOL_MAX`.
 pub const DB_POOL_MAX_DEFAULT: u32 = 10;
 
@@ -70,6 +73,9 @@ pub struct Limits {
     pub batch_claims_max: usize,
     /// `BATCH_BYTES_MAX`: bytes of one message; the server's own limit also holds.
     pub batch_bytes_max: usize,
+    /// `SOLD_OUT_WINNERS_MAX`: winners of sold-out coupons, all together, that are remembered so that
+    /// others need not go through the queue to be refused; 0 sends everyone through it.
+    pub sold_out_winners_max: usize,
     /// `DB_POOL_MAX`: connections to Postgres.
     pub db_pool_max: u32,
     /// `CONNECTIONS_MAX`: HTTP connections; more get 503.
@@ -119,6 +125,11 @@ impl Limits {
             )?,
             batch_claims_max: env.number("BATCH_CLAIMS_MAX", BATCH_CLAIMS_MAX_DEFAULT, 1..=10_000)?,
             batch_bytes_max: env.number("BATCH_BYTES_MAX", BATCH_BYTES_MAX_DEFAULT, 16_384..=8_388_608)?,
+            sold_out_winners_max: env.number(
+                "SOLD_OUT_WINNERS_MAX",
+                SOLD_OUT_WINNERS_MAX_DEFAULT,
+                0..=100_000_000,
+            )?,
             db_pool_max: env.number("DB_POOL_MAX", DB_POOL_MAX_DEFAULT, 1..=1_000)?,
             connections_max: env.number("CONNECTIONS_MAX", CONNECTIONS_MAX_DEFAULT, 1..=1_000_000)?,
             body_bytes_max: env.number("BODY_BYTES_MAX", BODY_BYTES_MAX_DEFAULT, 8_192..=16_777_216)?,

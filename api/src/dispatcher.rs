@@ -11,6 +11,7 @@ use async_nats::HeaderMap;
 use common::message::{BatchWriter, Claim, Command, REPLY_HEADER};
 use common::partition::PartitionId;
 use common::{queue, stream};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,6 +22,7 @@ use crate::inbox::{Answer, Inbox, Published, Waiter};
 use crate::problem::Unavailable;
 use crate::receipt::{Receipt, UNPROVEN};
 use crate::resolve::answer_all;
+use crate::soldout::Desk;
 
 /// How long the acknowledgement of a publish holds up the next one. The batch goes on waiting for
 /// its outcome after that.
@@ -32,9 +34,28 @@ const COMMAND_BYTES_TYPICAL: usize = 160;
 /// Room for the server's own limit on a message: subject, headers and protocol.
 const MESSAGE_OVERHEAD_BYTES: usize = 1_024;
 
+/// The ways into all partitions' lanes.
+#[derive(Clone)]
+pub(crate) struct Lanes(Vec<mpsc::Sender<Waiter>>);
+
+impl Lanes {
+    /// Queues a claim in its partition; tells it if there is no room.
+    pub(crate) fn send(&self, waiter: Waiter) {
+        let count = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
+        let partition = PartitionId::of(&waiter.claim.coupon_name, count);
+        if let Err(refused) = self.0[partition.index()].try_send(waiter) {
+            let waiter = match refused {
+                TrySendError::Full(waiter) | TrySendError::Closed(waiter) => waiter,
+            };
+            waiter.answer(Answer::Unavailable(Unavailable::Overloaded));
+        }
+    }
+}
+
 /// Takes claims in and sees them answered.
 pub(crate) struct Dispatcher {
-    partitions: Vec<mpsc::Sender<Waiter>>,
+    lanes: Lanes,
+    desk: Desk,
     in_flight: Arc<Semaphore>,
     health: Arc<Health>,
     claim_timeout: Duration,
@@ -47,6 +68,7 @@ impl Dispatcher {
         limits: &Limits,
         partitions: u32,
         parts: &Parts,
+        desk: Desk,
         tasks: &TaskTracker,
         stopping: CancellationToken,
     ) -> Self {
@@ -65,7 +87,8 @@ impl Dispatcher {
             })
             .collect();
         Self {
-            partitions: senders,
+            lanes: Lanes(senders),
+            desk,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_claims_max)),
             health: parts.health.clone(),
             claim_timeout: limits.claim_timeout,
@@ -73,13 +96,23 @@ impl Dispatcher {
         }
     }
 
-    /// Queues a claim and waits for what becomes of it, for about `CLAIM_TIMEOUT_MS`.
+    /// The ways into the lanes.
+    pub(crate) fn lanes(&self) -> Lanes {
+        self.lanes.clone()
+    }
+
+    /// Takes a claim and waits for what becomes of it, for about `CLAIM_TIMEOUT_MS`.
     pub(crate) async fn claim(&self, claim: Claim) -> Answer {
-        match self.submit(claim) {
+        let coupon_name = claim.coupon_name.clone();
+        let answer = match self.submit(claim) {
             // A dropped sender is a task that died: then nothing is known.
             Ok(answer) => answer.await.unwrap_or(Answer::Unavailable(Unavailable::OutcomeUnknown)),
             Err(reason) => Answer::Unavailable(reason),
+        };
+        if let Answer::Outcome(outcome) = answer {
+            self.desk.hear(&coupon_name, outcome);
         }
+        answer
     }
 
     fn submit(&self, claim: Claim) -> Result<oneshot::Receiver<Answer>, Unavailable> {
@@ -88,10 +121,10 @@ impl Dispatcher {
             return Err(Unavailable::Stopping);
         }
         let permit = self.in_flight.clone().try_acquire_owned().map_err(|_| Unavailable::Overloaded)?;
-        let count = u32::try_from(self.partitions.len()).unwrap_or(u32::MAX);
-        let partition = PartitionId::of(&claim.coupon_name, count);
         let (waiter, answer) = Waiter::new(claim, Instant::now() + self.claim_timeout, permit);
-        self.partitions[partition.index()].try_send(waiter).map_err(|_| Unavailable::Overloaded)?;
+        if let Err(waiter) = self.desk.take(waiter) {
+            self.lanes.send(waiter);
+        }
         Ok(answer)
     }
 }

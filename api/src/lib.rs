@@ -1,8 +1,8 @@
 //! The HTTP front: takes claims, queues them, answers.
 //!
 //! A claim's way, in reading order: [`server`] takes the connection, [`routes`] the request,
-//! `dispatcher` makes messages of claims, `inbox` waits for the workers' answers, `resolve` asks
-//! Postgres when none comes, [`receipt`] says what that proves, [`problem`] is everything that is
+//! `dispatcher` makes messages of claims, `soldout` refuses what needs no queue, `inbox` waits for
+//! the workers' answers, `resolve` asks Postgres when none comes, [`receipt`] says what that proves, [`problem`] is everything that is
 //! not a success. `health` watches the servers, `streams` creates what is missing, [`store`] holds
 //! the SQL.
 
@@ -15,6 +15,7 @@ pub mod receipt;
 mod resolve;
 pub mod routes;
 pub mod server;
+mod soldout;
 pub mod store;
 mod streams;
 
@@ -34,6 +35,7 @@ use dispatcher::{Dispatcher, Parts};
 use health::Health;
 use inbox::Inbox;
 use resolve::Resolver;
+use soldout::Desk;
 use streams::Streams;
 
 /// How long a start waits for Postgres, NATS and the streams before it serves all the same.
@@ -99,12 +101,19 @@ impl Api {
         let mut tasks = JoinSet::new();
         tasks.spawn(inbox.clone().receive(replies));
         tasks.spawn(inbox.clone().sweep(resolver.clone(), background.clone()));
-        tasks.spawn(health.clone().watch_postgres(database, background.clone()));
+        tasks.spawn(health.clone().watch_postgres(database.clone(), background.clone()));
         tasks.spawn(health.clone().watch_nats(inbox.clone(), background.clone()));
         tasks.spawn(streams.keep(background.clone()));
         let lanes = TaskTracker::new();
         let parts = Parts { queue, inbox, health: health.clone(), missing_stream };
-        let dispatcher = Dispatcher::start(&config.limits, partitions, &parts, &lanes, stop.clone());
+        let (desk, visitors, lessons) =
+            Desk::new(config.limits.in_flight_claims_max, config.limits.sold_out_winners_max);
+        let dispatcher =
+            Dispatcher::start(&config.limits, partitions, &parts, desk.clone(), &lanes, stop.clone());
+        let ways = dispatcher.lanes();
+        let queue_up = move |waiter| ways.send(waiter);
+        tasks.spawn(desk.clone().serve(visitors, database, queue_up, background.clone()));
+        tasks.spawn(desk.learn(lessons, pool.clone(), background.clone()));
         let state = routes::State {
             pool: pool.clone(),
             partitions,

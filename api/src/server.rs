@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue, Response};
+use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
 use axum::response::IntoResponse;
 use common::backoff::Backoff;
 use futures::FutureExt;
@@ -103,18 +103,22 @@ async fn respond(router: Router, mut request: Request<Incoming>) -> Result<Respo
         Some(id) if id.len() <= REQUEST_ID_BYTES_MAX && id.to_str().is_ok() => id,
         _ => new_request_id(),
     };
-    let span = tracing::info_span!("request", id = id.to_str().unwrap_or_default());
+    // A span is only made when somebody listens: they cost more than most of a claim.
+    let span = tracing::debug_span!("request", id = id.to_str().unwrap_or_default());
     let answer = async {
         tracing::debug!(method = %request.method(), path = request.uri().path(), "request");
         let response = match AssertUnwindSafe(router.oneshot(request)).catch_unwind().await {
             Ok(Ok(response)) => response,
             Ok(Err(never)) => match never {},
             Err(_) => {
-                tracing::error!("a handler panicked");
+                tracing::error!(id = id.to_str().unwrap_or_default(), "a handler panicked");
                 Problem::Internal.into_response()
             }
         };
         tracing::debug!(status = response.status().as_u16(), "response");
+        if response.status() == StatusCode::INTERNAL_SERVER_ERROR {
+            tracing::error!(id = id.to_str().unwrap_or_default(), "a request failed on our side");
+        }
         response
     };
     let mut response = answer.instrument(span).await;

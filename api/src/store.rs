@@ -1,8 +1,10 @@
 //! Every SQL statement of the API.
 
+use std::collections::HashMap;
+
 use common::ids::{CouponName, UserId};
 use common::partition::PartitionId;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::{PgConnection, PgExecutor, PgPool};
 use sqlx::{FromRow, Result};
 use uuid::Uuid;
 
@@ -55,7 +57,12 @@ pub async fn coupon(pool: &PgPool, name: &CouponName) -> Result<Option<Coupon>> 
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn winners(pool: &PgPool, name: &CouponName, after: i64, up_to: i64) -> Result<Vec<(String, i64)>> {
+pub async fn winners(
+    connection: impl PgExecutor<'_>,
+    name: &CouponName,
+    after: i64,
+    up_to: i64,
+) -> Result<Vec<(String, i64)>> {
     sqlx::query_as(
         "SELECT user_id, position FROM claims
          WHERE coupon_name = $1 AND position > $2 AND position <= $3 ORDER BY position LIMIT $4",
@@ -64,8 +71,43 @@ pub async fn winners(pool: &PgPool, name: &CouponName, after: i64, up_to: i64) -
     .bind(after)
     .bind(up_to)
     .bind(PAGE_CLAIMS)
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await
+}
+
+/// The version of a sold-out coupon: no claim has won, and nobody has touched its row, while it
+/// stays the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CouponVersion {
+    /// Postgres' own version of the row: the transaction that wrote it.
+    transaction: i64,
+    /// The position of the coupon's last winner.
+    pub last_position: i64,
+}
+
+/// Reads the versions of those of the named coupons that are sold out.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn versions(
+    connection: &mut PgConnection,
+    names: &[&CouponName],
+) -> Result<HashMap<String, CouponVersion>> {
+    let names: Vec<&str> = names.iter().map(|name| name.as_str()).collect();
+    let rows: Vec<(String, i64, i64)> = sqlx::query_as(
+        "SELECT coupon.name, coupon.transaction, coalesce(coupon.last_position, 0)
+         FROM unnest($1::text[]) AS asked (name)
+         CROSS JOIN LATERAL (
+             SELECT name, xmin::text::bigint AS transaction,
+                    (SELECT max(position) FROM claims WHERE coupon_name = coupons.name) AS last_position
+             FROM coupons WHERE coupons.name = asked.name AND remaining_amount = 0 LIMIT 1
+         ) AS coupon",
+    )
+    .bind(&names)
+    .fetch_all(connection)
+    .await?;
+    let version = |(name, transaction, last_position)| (name, CouponVersion { transaction, last_position });
+    Ok(rows.into_iter().map(version).collect())
 }
 
 /// What one snapshot says of a claim.

@@ -1,6 +1,8 @@
 //! JSON bodies: read within limits, and explained when they are wrong.
 
 use std::borrow::Cow;
+use std::pin::pin;
+use std::task::Poll;
 
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
@@ -27,8 +29,13 @@ pub(super) async fn read(request: Request, limits: &Limits) -> Result<Bytes, Pro
 }
 
 async fn collect(body: Body, limits: &Limits) -> Result<Bytes, Problem> {
-    let collected = Limited::new(body, limits.body_bytes_max).collect();
-    match tokio::time::timeout(limits.body_timeout, collected).await {
+    let mut collected = pin!(Limited::new(body, limits.body_bytes_max).collect());
+    // Mostly the body came with the head, and no timer is needed.
+    let collected = match futures::poll!(&mut collected) {
+        Poll::Ready(collected) => Ok(collected),
+        Poll::Pending => tokio::time::timeout(limits.body_timeout, collected).await,
+    };
+    match collected {
         Ok(Ok(collected)) => Ok(collected.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge),
         Ok(Err(_)) => Err(Problem::InvalidRequest("the body is incomplete".into())),

@@ -1,0 +1,257 @@
+//! Refusals without the queue: when nothing is left of a coupon, most of those who ask can be told
+//! so by Postgres alone, many at a time.
+//!
+//! For a coupon known to be sold out the process remembers the version of its row and who won. A
+//! claim of anyone else waits at the desk; while one question to Postgres is under way the next
+//! claims gather, and one question serves them all: is the row still that version? If it is,
+//! nothing was left after the claim arrived, and the refusal is exact. If not, or if the user may
+//! be among the winners, the claim goes its usual way through the queue. Nothing is concluded from
+//! memory alone, so that a change made by hand is seen by the next claim.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use common::ids::{CouponName, UserId};
+use common::message::Outcome;
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::inbox::{Answer, Waiter};
+use crate::store::{self, CouponVersion};
+
+/// How long one question to Postgres may take; then the claims go through the queue.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Claims that one question answers at most.
+const QUESTION_CLAIMS_MAX: usize = 10_000;
+
+/// Sold-out coupons whose winners wait to be read.
+const LESSONS_MAX: usize = 64;
+
+/// A claim at the desk, and the version of its coupon that it was judged by.
+pub(crate) struct Visitor {
+    waiter: Waiter,
+    version: CouponVersion,
+}
+
+/// A sold-out coupon.
+struct SoldOut {
+    version: CouponVersion,
+    /// Fingerprints of the winners. Two users may share one; then the queue tells them apart.
+    winners: HashSet<u64, BuildHasherDefault<Identity>>,
+}
+
+/// A fingerprint is a hash already.
+#[derive(Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("fingerprints are written as u64");
+    }
+
+    fn write_u64(&mut self, fingerprint: u64) {
+        self.0 = fingerprint;
+    }
+}
+
+#[derive(Default)]
+struct Known {
+    coupons: HashMap<CouponName, Arc<SoldOut>>,
+    /// In the order in which they were learnt, to forget the oldest.
+    order: VecDeque<CouponName>,
+    winners: usize,
+}
+
+/// The desk at which claims of sold-out coupons are refused.
+#[derive(Clone)]
+pub(crate) struct Desk {
+    known: Arc<RwLock<Known>>,
+    fingerprints: RandomState,
+    visitors: mpsc::Sender<Visitor>,
+    lessons: mpsc::Sender<CouponName>,
+    /// Winners remembered of all coupons together.
+    winners_max: usize,
+}
+
+impl Desk {
+    /// A desk that knows nothing yet, and what its two tasks, [`serve`](Self::serve) and
+    /// [`learn`](Self::learn), receive.
+    pub(crate) fn new(
+        in_flight_claims_max: usize,
+        winners_max: usize,
+    ) -> (Self, mpsc::Receiver<Visitor>, mpsc::Receiver<CouponName>) {
+        let (visitors, visitors_receiver) = mpsc::channel(in_flight_claims_max);
+        let (lessons, lessons_receiver) = mpsc::channel(LESSONS_MAX);
+        let desk =
+            Self { known: Arc::default(), fingerprints: RandomState::new(), visitors, lessons, winners_max };
+        (desk, visitors_receiver, lessons_receiver)
+    }
+
+    /// Takes a claim that can be refused here; gives back one that has to go through the queue.
+    pub(crate) fn take(&self, waiter: Waiter) -> Result<(), Waiter> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(coupon) = known.coupons.get(&waiter.claim.coupon_name) else { return Err(waiter) };
+        if coupon.winners.contains(&self.fingerprint(&waiter.claim.user_id)) {
+            return Err(waiter);
+        }
+        let version = coupon.version;
+        drop(known);
+        self.visitors.try_send(Visitor { waiter, version }).map_err(|error| error.into_inner().waiter)
+    }
+
+    /// Learns from an outcome: the winners of a coupon that is sold out are worth reading.
+    pub(crate) fn hear(&self, coupon_name: &CouponName, outcome: Outcome) {
+        if outcome != Outcome::SoldOut || self.winners_max == 0 {
+            return;
+        }
+        let known =
+            self.known.read().unwrap_or_else(PoisonError::into_inner).coupons.contains_key(coupon_name);
+        if !known {
+            // Full: the next outcome says it again.
+            let _ = self.lessons.try_send(coupon_name.clone());
+        }
+    }
+
+    fn fingerprint(&self, user_id: &UserId) -> u64 {
+        self.fingerprints.hash_one(user_id.as_str())
+    }
+
+    fn forget(&self, coupon_name: &CouponName, version: CouponVersion) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.coupons.get(coupon_name).is_some_and(|coupon| coupon.version == version) {
+            known.remove(coupon_name);
+        }
+    }
+
+    /// Answers visitors until `stop`; hands those that are not to be refused to `queue`.
+    pub(crate) async fn serve(
+        self,
+        mut visitors: mpsc::Receiver<Visitor>,
+        database: PgConnectOptions,
+        queue: impl Fn(Waiter),
+        stop: CancellationToken,
+    ) {
+        let mut waiting = Vec::new();
+        let mut connection = None;
+        while let Some(1..) =
+            stop.run_until_cancelled(visitors.recv_many(&mut waiting, QUESTION_CLAIMS_MAX)).await
+        {
+            let mut names: Vec<&CouponName> =
+                waiting.iter().map(|visitor| &visitor.waiter.claim.coupon_name).collect();
+            names.sort_unstable();
+            names.dedup();
+            let question = ask(&database, &mut connection, &names);
+            let versions = match tokio::time::timeout(QUESTION_TIMEOUT, question).await {
+                Ok(Ok(versions)) => versions,
+                failed => {
+                    tracing::warn!(?failed, "sold-out coupons not looked at; their claims are queued");
+                    // Whatever it is waiting for, it is not used again.
+                    connection = None;
+                    HashMap::new()
+                }
+            };
+            for visitor in waiting.drain(..) {
+                let coupon_name = &visitor.waiter.claim.coupon_name;
+                if versions.get(coupon_name.as_str()) == Some(&visitor.version) {
+                    visitor.waiter.answer(Answer::Outcome(Outcome::SoldOut));
+                } else {
+                    self.forget(coupon_name, visitor.version);
+                    queue(visitor.waiter);
+                }
+            }
+        }
+        // Whoever is still here is told by the queue, which knows that we are stopping.
+        visitors.close();
+        while let Ok(visitor) = visitors.try_recv() {
+            queue(visitor.waiter);
+        }
+    }
+
+    /// Reads the winners of sold-out coupons until `stop`.
+    pub(crate) async fn learn(
+        self,
+        mut lessons: mpsc::Receiver<CouponName>,
+        pool: PgPool,
+        stop: CancellationToken,
+    ) {
+        while let Some(Some(coupon_name)) = stop.run_until_cancelled(lessons.recv()).await {
+            if self.known.read().unwrap_or_else(PoisonError::into_inner).coupons.contains_key(&coupon_name) {
+                continue;
+            }
+            match self.read(&pool, &coupon_name).await {
+                Ok(Some(coupon)) => self.remember(coupon_name, coupon),
+                Ok(None) => {}
+                Err(error) => tracing::debug!(%error, "winners of a sold-out coupon not read"),
+            }
+        }
+    }
+
+    async fn read(&self, pool: &PgPool, name: &CouponName) -> sqlx::Result<Option<SoldOut>> {
+        let mut connection = pool.acquire().await?;
+        let Some(before) = version(&mut connection, name).await? else { return Ok(None) };
+        if usize::try_from(before.last_position).is_ok_and(|count| count > self.winners_max) {
+            return Ok(None);
+        }
+        let mut winners = HashSet::default();
+        let mut after = i64::MIN;
+        loop {
+            let page = store::winners(&mut *connection, name, after, before.last_position).await?;
+            winners.extend(page.iter().map(|(user, _)| self.fingerprints.hash_one(user.as_str())));
+            match page.last() {
+                Some((_, position)) if page.len() as i64 == store::PAGE_CLAIMS => after = *position,
+                _ => break,
+            }
+        }
+        // The same version afterwards: these are all the winners there are.
+        let same = version(&mut connection, name).await? == Some(before);
+        Ok(same.then_some(SoldOut { version: before, winners }))
+    }
+
+    fn remember(&self, name: CouponName, coupon: SoldOut) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        known.remove(&name);
+        known.winners += coupon.winners.len().max(1);
+        known.coupons.insert(name.clone(), Arc::new(coupon));
+        known.order.push_back(name);
+        while known.winners > self.winners_max
+            && let Some(oldest) = known.order.front().cloned()
+        {
+            known.remove(&oldest);
+        }
+    }
+}
+
+async fn ask(
+    database: &PgConnectOptions,
+    connection: &mut Option<PgConnection>,
+    names: &[&CouponName],
+) -> sqlx::Result<HashMap<String, CouponVersion>> {
+    let connection = match connection {
+        Some(connection) => connection,
+        none => none.insert(database.connect().await?),
+    };
+    store::versions(connection, names).await
+}
+
+async fn version(connection: &mut PgConnection, name: &CouponName) -> sqlx::Result<Option<CouponVersion>> {
+    Ok(store::versions(connection, &[name]).await?.remove(name.as_str()))
+}
+
+impl Known {
+    fn remove(&mut self, name: &CouponName) {
+        if let Some(coupon) = self.coupons.remove(name) {
+            self.winners -= coupon.winners.len().max(1);
+            self.order.retain(|other| other != name);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! HTTP by the byte, for requests that no client library would send.
+
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::LIMIT;
+
+/// A connection.
+pub(crate) struct Raw(BufReader<TcpStream>);
+
+/// An answer: its status, its headers in lower case, its body.
+#[derive(Debug)]
+pub(crate) struct RawReply {
+    pub(crate) status: u16,
+    pub(crate) head: String,
+    pub(crate) body: String,
+}
+
+impl Raw {
+    pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self(BufReader::new(TcpStream::connect(address).await.unwrap()))
+    }
+
+    /// Sends bytes; what the other side does not take any more is none of our business.
+    pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        let _ = timeout(LIMIT, self.0.write_all(bytes.as_ref())).await.unwrap();
+    }
+
+    /// Says that nothing more will be sent.
+    pub(crate) async fn finish(&mut self) {
+        let _ = self.0.shutdown().await;
+    }
+
+    /// Reads an answer with a `Content-Length`; none if the connection is closed instead.
+    pub(crate) async fn reply(&mut self) -> Option<RawReply> {
+        timeout(LIMIT, self.read_reply()).await.unwrap()
+    }
+
+    async fn read_reply(&mut self) -> Option<RawReply> {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if self.0.read_line(&mut head).await.unwrap_or(0) == 0 {
+                assert_eq!(head, "", "the connection was closed within an answer");
+                return None;
+            }
+        }
+        let head = head.to_lowercase();
+        let status = head.split_whitespace().nth(1).unwrap().parse().unwrap();
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
+        self.0.read_exact(&mut body).await.unwrap();
+        Some(RawReply { status, head, body: String::from_utf8(body).unwrap() })
+    }
+
+    /// Reads whatever comes until the connection is closed.
+    pub(crate) async fn rest(&mut self) -> String {
+        let mut bytes = Vec::new();
+        // A reset is an end like any other.
+        let _ = timeout(LIMIT, self.0.read_to_end(&mut bytes)).await.expect("the connection stays open");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+}
