@@ -42,6 +42,9 @@ pub const HEADER_TIMEOUT_MS_DEFAULT: u64 = 30_000;
 /// Default of `BODY_TIMEOUT_MS`.
 pub const BODY_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 
+/// Default of `WRITE_TIMEOUT_MS`.
+pub const WRITE_TIMEOUT_MS_DEFAULT: u64 = 30_000;
+
 /// Default of `SHUTDOWN_TIMEOUT_MS`.
 pub const SHUTDOWN_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 
@@ -86,6 +89,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// `BODY_TIMEOUT_MS`: how long a request's body may take.
     pub body_timeout: Duration,
+    /// `WRITE_TIMEOUT_MS`: how long a client may take no byte of its response.
+    pub write_timeout: Duration,
     /// `SHUTDOWN_TIMEOUT_MS`: how long a stop waits for requests in flight.
     pub shutdown_timeout: Duration,
 }
@@ -135,6 +140,7 @@ impl Limits {
             body_bytes_max: env.number("BODY_BYTES_MAX", BODY_BYTES_MAX_DEFAULT, 8_192..=16_777_216)?,
             header_timeout: env.millis("HEADER_TIMEOUT_MS", HEADER_TIMEOUT_MS_DEFAULT, 100..=600_000)?,
             body_timeout: env.millis("BODY_TIMEOUT_MS", BODY_TIMEOUT_MS_DEFAULT, 100..=600_000)?,
+            write_timeout: env.millis("WRITE_TIMEOUT_MS", WRITE_TIMEOUT_MS_DEFAULT, 100..=600_000)?,
             shutdown_timeout: env.millis("SHUTDOWN_TIMEOUT_MS", SHUTDOWN_TIMEOUT_MS_DEFAULT, 0..=600_000)?,
         })
     }

@@ -146,7 +146,8 @@ impl Health {
     /// Asks NATS until `stop`.
     pub(crate) async fn watch_nats(self: Arc<Self>, inbox: Arc<Inbox>, stop: CancellationToken) {
         loop {
-            let answers = self.link.borrow().up
+            // The library tells of changes, but may drop the news when it is flooded: its state counts.
+            let answers = inbox.is_connected()
                 && tokio::time::timeout(PROBE_TIMEOUT, inbox.ping()).await.is_ok_and(|answered| answered);
             if self.nats.send_replace(answers) != answers {
                 report("NATS", answers);

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use async_nats::connection::State;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::{Message, StatusCode, Subject, Subscriber};
@@ -159,6 +160,11 @@ impl Inbox {
         format!("{}r.{number}", self.prefix)
     }
 
+    /// Whether the connection is up, as the client library sees it.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.queue.client.connection_state() == State::Connected
+    }
+
     /// Asks JetStream for a sign of life, and waits for it.
     pub(crate) async fn ping(&self) -> bool {
         let (sender, receiver) = oneshot::channel();
@@ -202,8 +208,11 @@ impl Inbox {
         let fits = entries.get(&number).is_some_and(|pending| {
             pending.batch_id == reply.batch_id && pending.waiters.len() == reply.outcomes.len()
         });
-        // Without an entry the deadline was faster; with another one, the sender is not our worker.
-        let Some(pending) = entries.remove(&number).filter(|_| fits) else { return };
+        if !fits {
+            // The deadline was faster, or the sender is not our worker.
+            return;
+        }
+        let Some(pending) = entries.remove(&number) else { return };
         drop(entries);
         if let Some(acknowledged) = pending.acknowledged {
             let _ = acknowledged.send(Published::Answered);

@@ -81,6 +81,7 @@ impl Api {
         let health = Health::new(queue.link.clone());
         let resolver = Resolver {
             pool: pool.clone(),
+            health: health.clone(),
             partitions,
             tasks: TaskTracker::new(),
             lookups: Arc::new(Semaphore::new(config.limits.db_pool_max.div_ceil(2) as usize)),
@@ -125,7 +126,8 @@ impl Api {
 
         // The first claims need not be refused. (The listener queues connections meanwhile.)
         let ready = async { tokio::join!(health.ready(), streams_ready.cancelled()) };
-        if tokio::time::timeout(START_TIMEOUT, ready).await.is_err() {
+        let ready = stop.run_until_cancelled(tokio::time::timeout(START_TIMEOUT, ready));
+        if let Some(Err(_)) = ready.await {
             tracing::warn!("not ready yet; claims are refused until then");
         }
         tracing::info!(address = %listener.local_addr()?, partitions, "listening");
@@ -144,7 +146,8 @@ impl Api {
             tracing::warn!("some claims were not answered in time");
         }
         tasks.shutdown().await;
-        pool.close().await;
+        // Bounded: a connection that hangs is not waited for.
+        let _ = tokio::time::timeout(START_TIMEOUT, pool.close()).await;
         tracing::info!("API stopped");
         result
     }

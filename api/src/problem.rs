@@ -78,9 +78,6 @@ pub enum Unavailable {
          that never takes a second coupon."
     )]
     OutcomeUnknown,
-    /// The claim was passed over, or refused for a reason that does not hold any more.
-    #[error("The claim is not queued any more and did not win. It may be made again.")]
-    ClaimNotApplied,
     /// The process is stopping.
     #[error("The server is stopping. The request was not accepted; try again.")]
     Stopping,
@@ -133,7 +130,6 @@ impl Unavailable {
             Self::QueueUnavailable => "queue_unavailable",
             Self::DatabaseUnavailable => "database_unavailable",
             Self::OutcomeUnknown => "outcome_unknown",
-            Self::ClaimNotApplied => "claim_not_applied",
             Self::Stopping => "stopping",
         }
     }

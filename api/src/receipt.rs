@@ -76,8 +76,6 @@ pub enum Verdict {
     Known(Outcome),
     /// It is still queued.
     Queued,
-    /// It is not queued any more and did not win: it may be made again.
-    NotApplied,
     /// Nothing is proved: it may be queued or not.
     Unproven,
 }
@@ -106,8 +104,9 @@ pub fn judge(claim_id: ClaimId, receipt: Option<Receipt>, state: &ClaimState) ->
     match state.remaining_amount {
         None => Verdict::Known(Outcome::CouponNotFound),
         Some(0) => Verdict::Known(Outcome::SoldOut),
-        // It was refused for a reason that does not hold any more, or it was purged by hand.
-        Some(_) => Verdict::NotApplied,
+        // It was refused for a reason that does not hold any more, or it was deleted from the queue
+        // by hand: a repetition tells.
+        Some(_) => Verdict::Unproven,
     }
 }
 
@@ -140,7 +139,7 @@ mod tests {
         let judge = |receipt, remaining| judge(ID.into(), receipt, &state(None, remaining));
         assert_eq!(judge(receipt(2, 10), Some(0)), Verdict::Known(Outcome::SoldOut));
         assert_eq!(judge(receipt(2, 10), None), Verdict::Known(Outcome::CouponNotFound));
-        assert_eq!(judge(receipt(2, 10), Some(5)), Verdict::NotApplied);
+        assert_eq!(judge(receipt(2, 10), Some(5)), Verdict::Unproven);
         assert_eq!(judge(receipt(2, 11), Some(0)), Verdict::Queued);
         for unproven in [None, receipt(1, 1), receipt(3, 1), receipt(UNPROVEN, 1)] {
             assert_eq!(judge(unproven, Some(0)), Verdict::Unproven, "{unproven:?}");

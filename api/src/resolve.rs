@@ -8,18 +8,20 @@ use common::partition::PartitionId;
 use sqlx::PgPool;
 use tokio_util::task::TaskTracker;
 
+use crate::health::Health;
 use crate::inbox::{Answer, Pending, Waiter};
 use crate::problem::Unavailable;
 use crate::receipt::{self, Verdict};
 use crate::store;
 
-/// How long one look-up may take.
+/// How long one look-up may take, and by how much the last one may exceed the deadline.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Looks up batches in tasks of its own, which are never cancelled: each ends at its deadline.
 #[derive(Clone)]
 pub(crate) struct Resolver {
     pub(crate) pool: PgPool,
+    pub(crate) health: Arc<Health>,
     pub(crate) partitions: u32,
     pub(crate) tasks: TaskTracker,
     /// Look-ups under way at the same time; the others wait, within their deadlines.
@@ -38,7 +40,9 @@ impl Resolver {
     async fn run(&self, mut pending: Pending) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
         loop {
-            self.look_up(&mut pending).await;
+            if self.health.postgres() {
+                self.look_up(&mut pending).await;
+            }
             let left = pending.deadline.saturating_duration_since(Instant::now());
             if pending.waiters.is_empty() || left.is_zero() {
                 break;
@@ -60,23 +64,22 @@ impl Resolver {
         let partition = PartitionId::of(&first.claim.coupon_name, self.partitions);
         let pairs: Vec<_> =
             pending.waiters.iter().map(|waiter| (&waiter.claim.coupon_name, &waiter.claim.user_id)).collect();
-        let Ok(_permit) = self.lookups.acquire().await else { return };
-        let states =
-            match tokio::time::timeout(LOOKUP_TIMEOUT, store::claim_states(&self.pool, partition, &pairs))
-                .await
-            {
-                Ok(Ok(states)) => states,
-                Ok(Err(error)) => {
-                    tracing::warn!(%partition, %error, "claims not looked up");
-                    return;
-                }
-                Err(_) => return,
-            };
+        let patience = pending.deadline.saturating_duration_since(Instant::now()) + LOOKUP_TIMEOUT;
+        let Ok(Ok(_permit)) = tokio::time::timeout(patience, self.lookups.acquire()).await else { return };
+        let question = store::ask(&self.pool, LOOKUP_TIMEOUT, async |connection| {
+            store::claim_states(connection, partition, &pairs).await
+        });
+        let states = match question.await {
+            Ok(states) => states,
+            Err(error) => {
+                tracing::warn!(%partition, %error, "claims not looked up");
+                return;
+            }
+        };
         let waiters = std::mem::take(&mut pending.waiters);
         for (waiter, state) in waiters.into_iter().zip(states) {
             match receipt::judge(waiter.claim.claim_id, pending.receipt, &state) {
                 Verdict::Known(outcome) => waiter.answer(Answer::Outcome(outcome)),
-                Verdict::NotApplied => waiter.answer(Answer::Unavailable(Unavailable::ClaimNotApplied)),
                 Verdict::Queued | Verdict::Unproven => pending.waiters.push(waiter),
             }
         }

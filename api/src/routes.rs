@@ -6,15 +6,20 @@ mod coupon;
 mod ready;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::routing::{get, post};
-use sqlx::PgPool;
+use sqlx::postgres::{PgConnection, PgPool};
 
 use crate::config::Limits;
 use crate::dispatcher::Dispatcher;
 use crate::health::Health;
-use crate::problem::Problem;
+use crate::problem::{Problem, Unavailable};
+use crate::store;
+
+/// How long one question to Postgres may take.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What handlers need.
 pub struct State {
@@ -26,6 +31,17 @@ pub struct State {
 }
 
 type Shared = axum::extract::State<Arc<State>>;
+
+/// Asks Postgres, unless it is known to be away, within the time that a request has.
+async fn ask<T>(
+    state: &State,
+    question: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
+) -> Result<T, Problem> {
+    if !state.health.postgres() {
+        return Err(Unavailable::DatabaseUnavailable.into());
+    }
+    Ok(store::ask(&state.pool, QUESTION_TIMEOUT, question).await?)
+}
 
 /// All routes.
 pub fn router(state: State) -> Router {

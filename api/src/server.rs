@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use tracing::Instrument;
@@ -61,9 +62,11 @@ pub async fn serve(listener: TcpListener, router: Router, limits: &Limits, stop:
         };
         backoff.reset();
         if let Ok(permit) = connections.clone().try_acquire_owned() {
-            connection(stream, router.clone(), limits.header_timeout, true, permit, &graceful);
+            let times = Times { header: limits.header_timeout, write: limits.write_timeout };
+            connection(stream, router.clone(), times, true, permit, &graceful);
         } else if let Ok(permit) = refusals.clone().try_acquire_owned() {
-            connection(stream, refuse.clone(), REFUSAL_TIMEOUT, false, permit, &graceful);
+            let times = Times { header: REFUSAL_TIMEOUT, write: REFUSAL_TIMEOUT };
+            connection(stream, refuse.clone(), times, false, permit, &graceful);
         }
     }
     drop(listener);
@@ -72,22 +75,30 @@ pub async fn serve(listener: TcpListener, router: Router, limits: &Limits, stop:
     }
 }
 
+/// How long a connection may keep us waiting.
+struct Times {
+    header: Duration,
+    write: Duration,
+}
+
 fn connection(
     stream: TcpStream,
     router: Router,
-    header_timeout: Duration,
+    times: Times,
     keep_alive: bool,
     permit: OwnedSemaphorePermit,
     graceful: &GracefulShutdown,
 ) {
     // Answers are one small packet: waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(times.write));
     let service = service_fn(move |request| respond(router.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(times.header)
         .keep_alive(keep_alive)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let connection = graceful.watch(connection);
     tokio::spawn(async move {
         if let Err(error) = connection.await {

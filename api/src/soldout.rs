@@ -33,6 +33,9 @@ const QUESTION_CLAIMS_MAX: usize = 10_000;
 /// Sold-out coupons whose winners wait to be read.
 const LESSONS_MAX: usize = 64;
 
+/// What a coupon costs beside its winners: about that many times a winner's bytes.
+const ENTRY_WEIGHT: usize = 32;
+
 /// A claim at the desk, and the version of its coupon that it was judged by.
 pub(crate) struct Visitor {
     waiter: Waiter,
@@ -64,12 +67,20 @@ impl Hasher for Identity {
     }
 }
 
+impl SoldOut {
+    /// Its winners, and its own entry as if it were a few.
+    fn weight(&self) -> usize {
+        self.winners.len() + ENTRY_WEIGHT
+    }
+}
+
 #[derive(Default)]
 struct Known {
     coupons: HashMap<CouponName, Arc<SoldOut>>,
     /// In the order in which they were learnt, to forget the oldest.
     order: VecDeque<CouponName>,
-    winners: usize,
+    /// What they weigh, all together, in winners.
+    weight: usize,
 }
 
 /// The desk at which claims of sold-out coupons are refused.
@@ -197,15 +208,19 @@ impl Desk {
     }
 
     async fn read(&self, pool: &PgPool, name: &CouponName) -> sqlx::Result<Option<SoldOut>> {
-        let mut connection = pool.acquire().await?;
-        let Some(before) = version(&mut connection, name).await? else { return Ok(None) };
+        let ask_version =
+            || store::ask(pool, QUESTION_TIMEOUT, async |connection| version(connection, name).await);
+        let Some(before) = ask_version().await? else { return Ok(None) };
         if usize::try_from(before.last_position).is_ok_and(|count| count > self.winners_max) {
             return Ok(None);
         }
         let mut winners = HashSet::default();
         let mut after = i64::MIN;
         loop {
-            let page = store::winners(&mut *connection, name, after, before.last_position).await?;
+            let page = store::ask(pool, QUESTION_TIMEOUT, async |connection| {
+                store::winners(connection, name, after, before.last_position).await
+            });
+            let page = page.await?;
             winners.extend(page.iter().map(|(user, _)| self.fingerprints.hash_one(user.as_str())));
             match page.last() {
                 Some((_, position)) if page.len() as i64 == store::PAGE_CLAIMS => after = *position,
@@ -213,20 +228,26 @@ impl Desk {
             }
         }
         // The same version afterwards: these are all the winners there are.
-        let same = version(&mut connection, name).await? == Some(before);
+        let same = ask_version().await? == Some(before);
         Ok(same.then_some(SoldOut { version: before, winners }))
     }
 
     fn remember(&self, name: CouponName, coupon: SoldOut) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.remove(&name);
-        known.winners += coupon.winners.len().max(1);
+        known.weight += coupon.weight();
         known.coupons.insert(name.clone(), Arc::new(coupon));
         known.order.push_back(name);
-        while known.winners > self.winners_max
-            && let Some(oldest) = known.order.front().cloned()
+        while known.weight > self.winners_max
+            && let Some(oldest) = known.order.pop_front()
         {
             known.remove(&oldest);
+        }
+        // Names that were forgotten out of turn, and learnt again, stand here twice.
+        if known.order.len() > 2 * known.coupons.len() + LESSONS_MAX {
+            let mut seen = HashSet::new();
+            let Known { coupons, order, .. } = &mut *known;
+            order.retain(|name| coupons.contains_key(name) && seen.insert(name.clone()));
         }
     }
 }
@@ -250,8 +271,7 @@ async fn version(connection: &mut PgConnection, name: &CouponName) -> sqlx::Resu
 impl Known {
     fn remove(&mut self, name: &CouponName) {
         if let Some(coupon) = self.coupons.remove(name) {
-            self.winners -= coupon.winners.len().max(1);
-            self.order.retain(|other| other != name);
+            self.weight -= coupon.weight();
         }
     }
 }

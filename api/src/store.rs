@@ -1,28 +1,49 @@
 //! Every SQL statement of the API.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use common::ids::{CouponName, UserId};
 use common::partition::PartitionId;
-use sqlx::postgres::{PgConnection, PgExecutor, PgPool};
+use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{FromRow, Result};
 use uuid::Uuid;
 
 /// Claims that one page of a coupon's winners holds.
 pub const PAGE_CLAIMS: i64 = 5_000;
 
+/// Asks Postgres within `limit`, over a connection of the pool. A connection that did not answer in
+/// time is closed: back in the pool, it would be waited for by whoever got it next.
+///
+/// # Errors
+/// [`sqlx::Error::PoolTimedOut`] when there is no connection or no answer in time; else what
+/// Postgres said.
+pub async fn ask<T>(
+    pool: &PgPool,
+    limit: Duration,
+    question: impl AsyncFnOnce(&mut PgConnection) -> Result<T>,
+) -> Result<T> {
+    let acquired = tokio::time::timeout(limit, pool.acquire()).await;
+    let mut connection = acquired.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+    let answer = tokio::time::timeout(limit, question(&mut connection)).await;
+    answer.unwrap_or_else(|_| {
+        connection.close_on_drop();
+        Err(sqlx::Error::PoolTimedOut)
+    })
+}
+
 /// Creates a coupon. Returns false if one of that name exists.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn create_coupon(pool: &PgPool, name: &CouponName, amount: i32) -> Result<bool> {
+pub async fn create_coupon(connection: &mut PgConnection, name: &CouponName, amount: i32) -> Result<bool> {
     let done = sqlx::query(
         "INSERT INTO coupons (name, amount, remaining_amount) VALUES ($1, $2, $2)
          ON CONFLICT ON CONSTRAINT coupons_pkey DO NOTHING",
     )
     .bind(name.as_str())
     .bind(amount)
-    .execute(pool)
+    .execute(connection)
     .await?;
     Ok(done.rows_affected() == 1)
 }
@@ -42,14 +63,14 @@ pub struct Coupon {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn coupon(pool: &PgPool, name: &CouponName) -> Result<Option<Coupon>> {
+pub async fn coupon(connection: &mut PgConnection, name: &CouponName) -> Result<Option<Coupon>> {
     sqlx::query_as(
         "SELECT amount, remaining_amount,
                 coalesce((SELECT max(position) FROM claims WHERE coupon_name = name), 0) AS last_position
          FROM coupons WHERE name = $1",
     )
     .bind(name.as_str())
-    .fetch_optional(pool)
+    .fetch_optional(connection)
     .await
 }
 
@@ -58,7 +79,7 @@ pub async fn coupon(pool: &PgPool, name: &CouponName) -> Result<Option<Coupon>> 
 /// # Errors
 /// When the database does not answer.
 pub async fn winners(
-    connection: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     name: &CouponName,
     after: i64,
     up_to: i64,
@@ -138,7 +159,7 @@ struct ClaimStateRow {
 /// # Errors
 /// When the database does not answer.
 pub async fn claim_states(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     partition: PartitionId,
     pairs: &[(&CouponName, &UserId)],
 ) -> Result<Vec<ClaimState>> {
@@ -162,7 +183,7 @@ pub async fn claim_states(
     .bind(partition.as_i32())
     .bind(&names)
     .bind(&users)
-    .fetch_all(pool)
+    .fetch_all(connection)
     .await?;
     debug_assert!(rows.iter().zip(1_i64..).all(|(row, place)| row.place == place));
     if rows.len() != pairs.len() {

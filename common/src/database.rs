@@ -97,22 +97,31 @@ pub fn is_passing(error: &sqlx::Error) -> bool {
 /// # Errors
 /// When `configured` differs from what is written.
 pub async fn partitions(pool: &PgPool, configured: Option<u32>) -> Result<u32, SetupError> {
-    let mut transaction = pool.begin().await?;
-    sqlx::query("LOCK TABLE partitions IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
-    sqlx::query(
-        "INSERT INTO partitions (id) SELECT generate_series(0, $1 - 1)
-         WHERE NOT EXISTS (SELECT FROM partitions)",
-    )
-    .bind(i32::try_from(configured.unwrap_or(PARTITIONS_DEFAULT)).unwrap_or(i32::MAX))
-    .execute(&mut *transaction)
-    .await?;
-    let found: i64 =
-        sqlx::query_scalar("SELECT count(*) FROM partitions").fetch_one(&mut *transaction).await?;
-    transaction.commit().await?;
+    let count = "SELECT count(*) FROM partitions";
+    let mut found: i64 = sqlx::query_scalar(count).fetch_one(pool).await?;
+    if found == 0 {
+        // Only the first start ever locks: later, the lock would wait for every batch under way.
+        found = create_partitions(pool, configured.unwrap_or(PARTITIONS_DEFAULT)).await?;
+    }
     match u32::try_from(found) {
         Ok(count) if (1..=PARTITIONS_MAX).contains(&count) && configured.is_none_or(|c| c == count) => {
             Ok(count)
         }
         _ => Err(SetupError::Partitions { found, configured: configured.unwrap_or(0) }),
     }
+}
+
+async fn create_partitions(pool: &PgPool, count: u32) -> Result<i64, SetupError> {
+    let mut transaction = pool.begin().await?;
+    sqlx::query("LOCK TABLE partitions IN SHARE ROW EXCLUSIVE MODE").execute(&mut *transaction).await?;
+    sqlx::query(
+        "INSERT INTO partitions (id) SELECT generate_series(0, $1 - 1)
+         WHERE NOT EXISTS (SELECT FROM partitions)",
+    )
+    .bind(i32::try_from(count).unwrap_or(i32::MAX))
+    .execute(&mut *transaction)
+    .await?;
+    let found = sqlx::query_scalar("SELECT count(*) FROM partitions").fetch_one(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(found)
 }

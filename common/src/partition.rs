@@ -14,7 +14,7 @@ pub struct PartitionId(u32);
 
 impl PartitionId {
     /// The partition with this number.
-    pub fn new(number: u32) -> Self {
+    pub const fn new(number: u32) -> Self {
         Self(number)
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use common::message::{Command, Outcome, Reply, VERSION};
 use common::partition::PartitionId;
+use common::queue;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
@@ -17,7 +18,8 @@ use crate::store::{self, Fence, PartitionRow, Winners};
 pub(crate) struct Transaction {
     fence: Fence,
     messages: Vec<Message>,
-    /// Set when all statements but COMMIT have succeeded.
+    /// Set when all statements but COMMIT have succeeded. A later attempt that does not get so far
+    /// leaves it: should an earlier one have been committed after all, these are its outcomes.
     outcomes: Option<Vec<Outcome>>,
 }
 
@@ -75,7 +77,6 @@ impl Transaction {
     /// Applies all messages. After an error the connection is of no more use, and whether the
     /// transaction was committed is unknown.
     pub(crate) async fn apply(&mut self, connection: &mut PgConnection) -> sqlx::Result<Applied> {
-        self.outcomes = None;
         let claims: Vec<_> = claims(&self.messages).collect();
         let mut coupon_names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
         coupon_names.sort_unstable();
@@ -128,7 +129,11 @@ impl Transaction {
     }
 
     /// Sends each message's outcomes to the inbox that it names. To be called after the commit.
-    pub(crate) async fn reply(&self, client: &async_nats::Client) {
+    pub(crate) async fn reply(&self, queue: &queue::Connection) {
+        if !queue.link.borrow().up {
+            // The APIs have noticed as well and look their claims up.
+            return;
+        }
         let mut outcomes = self.outcomes.as_deref().unwrap_or_default();
         for message in &self.messages {
             let Ok(batch) = &message.content else { continue };
@@ -137,7 +142,7 @@ impl Transaction {
             let Some(subject) = message.reply_to.clone() else { continue };
             let reply = Reply { version: VERSION, batch_id: batch.batch_id, outcomes: own.to_vec() };
             let payload = serde_json::to_vec(&reply).expect("a reply is plain JSON");
-            if let Err(error) = client.publish(subject, payload.into()).await {
+            if let Err(error) = queue.client.publish(subject, payload.into()).await {
                 tracing::warn!(partition = %self.fence.partition, %error, "reply not sent; the API will look it up");
             }
         }

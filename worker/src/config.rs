@@ -12,13 +12,13 @@ pub const LEASE_MS_DEFAULT: u64 = 2_000;
 pub const TRANSACTION_CLAIMS_MAX_DEFAULT: usize = 2_000;
 
 /// Default of `PREFETCH_MESSAGES_MAX`.
-pub const PREFETCH_MESSAGES_MAX_DEFAULT: usize = 64;
+pub const PREFETCH_MESSAGES_MAX_DEFAULT: usize = 32;
 
 /// Default of `PURGE_INTERVAL_MS`.
 pub const PURGE_INTERVAL_MS_DEFAULT: u64 = 1_000;
 
 /// Default of `STATEMENT_TIMEOUT_MS`.
-pub const STATEMENT_TIMEOUT_MS_DEFAULT: u64 = 30_000;
+pub const STATEMENT_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 
 /// Default of `SHUTDOWN_TIMEOUT_MS`.
 pub const SHUTDOWN_TIMEOUT_MS_DEFAULT: u64 = 10_000;
@@ -44,7 +44,8 @@ pub struct Config {
     pub prefetch_messages_max: usize,
     /// `PURGE_INTERVAL_MS`: how often applied messages are deleted from the stream; 0 keeps them.
     pub purge_interval: Duration,
-    /// `STATEMENT_TIMEOUT_MS`: longest that one statement of the claim path may take.
+    /// `STATEMENT_TIMEOUT_MS`: longest that one statement, or one whole batch, may take; then Postgres
+    /// is asked over a new connection what became of it.
     pub statement_timeout: Duration,
     /// `SHUTDOWN_TIMEOUT_MS`: how long a stop waits for batches in flight.
     pub shutdown_timeout: Duration,

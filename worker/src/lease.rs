@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::backoff::Backoff;
 use common::partition::PartitionId;
@@ -39,6 +39,10 @@ pub struct Manager {
     loops: JoinSet<(PartitionId, End)>,
     /// Whether Postgres answered the last heartbeat: only changes are logged.
     healthy: bool,
+    /// Since when NATS has been away.
+    queue_lost: Option<Instant>,
+    /// Nothing is taken before: after an outage, the other workers need a moment to be heard again.
+    acquire_from: Instant,
 }
 
 impl Manager {
@@ -50,6 +54,8 @@ impl Manager {
             running: HashMap::new(),
             loops: JoinSet::new(),
             healthy: true,
+            queue_lost: None,
+            acquire_from: Instant::now(),
         }
     }
 
@@ -85,7 +91,8 @@ impl Manager {
     }
 
     async fn beat(&mut self) {
-        let timeout = self.worker.config.lease;
+        // Well below the lease: a connection that hangs must not cost all of them.
+        let timeout = self.worker.config.lease / 3;
         let error = match tokio::time::timeout(timeout, self.try_beat()).await {
             Ok(Ok(())) => {
                 if !std::mem::replace(&mut self.healthy, true) {
@@ -97,6 +104,7 @@ impl Manager {
             Err(_) => "no answer in time".to_owned(),
         };
         self.connection = None;
+        self.acquire_from = Instant::now() + 2 * self.worker.config.lease / HEARTBEATS_PER_LEASE;
         if std::mem::replace(&mut self.healthy, false) {
             tracing::warn!(error, "no heartbeat; leases may run out");
         }
@@ -105,22 +113,33 @@ impl Manager {
     async fn try_beat(&mut self) -> sqlx::Result<()> {
         let (id, lease) = (self.worker.id, self.worker.config.lease);
         let running: Vec<i32> = self.running.keys().map(|partition| partition.as_i32()).collect();
+        let without_queue = self.is_without_queue();
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
                 let mut connection = self.worker.database.connect().await?;
-                // The others make room for a new worker at once.
-                store::heartbeat(&mut connection, id, &running, lease).await?;
-                store::announce(&mut connection).await?;
+                if !without_queue {
+                    // The others make room for a new worker at once.
+                    store::heartbeat(&mut connection, id, &running, lease).await?;
+                    store::announce(&mut connection).await?;
+                }
                 none.insert(connection)
             }
         };
+        if without_queue {
+            // Others may still reach the queue: this worker counts for nothing until it does again.
+            for running in self.running.values() {
+                running.stop.cancel();
+            }
+            return store::leave(connection, id).await;
+        }
         store::heartbeat(connection, id, &running, lease).await?;
         let (living, leases) = store::leases(connection).await?;
         let share = share::of(id, &living, leases.len());
         let wanted = self.review(&leases, share);
-        let missing = share.saturating_sub(self.running.len());
-        if missing == 0 || wanted.is_empty() {
+        let active = self.running.values().filter(|running| !running.stop.is_cancelled()).count();
+        let missing = share.saturating_sub(active);
+        if missing == 0 || wanted.is_empty() || Instant::now() < self.acquire_from {
             return Ok(());
         }
         let Some(connection) = &mut self.connection else { return Ok(()) };
@@ -158,20 +177,33 @@ impl Manager {
         self.loops.spawn(async move { (id, partition.run(stop).await) });
     }
 
+    /// Whether NATS has been away for so long that the partitions are better off elsewhere.
+    fn is_without_queue(&mut self) -> bool {
+        let up = self.worker.queue.link.borrow().up;
+        if up {
+            if self.queue_lost.take().is_some_and(|since| since.elapsed() > self.worker.config.lease) {
+                tracing::info!("NATS is back: taking partitions again");
+            }
+            return false;
+        }
+        self.queue_lost.get_or_insert_with(Instant::now).elapsed() > self.worker.config.lease
+    }
+
     async fn stop(mut self) {
-        for running in self.running.values() {
-            running.stop.cancel();
-        }
-        let ended = async { while self.loops.join_next().await.is_some() {} };
-        if tokio::time::timeout(self.worker.config.shutdown_timeout, ended).await.is_err() {
-            tracing::warn!("batches in flight were not finished in time; their leases will run out");
-        }
+        // First the good-bye, so that the others take each partition as soon as it is released.
         let id = self.worker.id;
         if let Some(connection) = &mut self.connection {
             let left = store::leave(connection, id);
             if !matches!(tokio::time::timeout(self.worker.config.lease, left).await, Ok(Ok(()))) {
                 tracing::warn!("Postgres does not know that this worker has left");
             }
+        }
+        for running in self.running.values() {
+            running.stop.cancel();
+        }
+        let ended = async { while self.loops.join_next().await.is_some() {} };
+        if tokio::time::timeout(self.worker.config.shutdown_timeout, ended).await.is_err() {
+            tracing::warn!("batches in flight were not finished in time; their leases will run out");
         }
         if let Some(connection) = self.connection.take() {
             // Best effort: the server notices the closed socket as well.

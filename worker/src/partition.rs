@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream;
 use common::backoff::Backoff;
 use common::partition::PartitionId;
+use common::queue::Link;
 use common::stream;
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
@@ -55,9 +56,8 @@ impl Partition {
             let Some(opened) = stop.run_until_cancelled(self.open()).await else { break End::Released };
             let error = match opened {
                 Ok(mut source) => {
-                    backoff.reset();
-                    let ended = self.consume(&mut source, &stop).await;
-                    source.close().await;
+                    let ended = self.consume(&mut source, &stop, &mut backoff).await;
+                    source.close();
                     match ended {
                         Ok(()) => break End::Released,
                         Err(error) => error,
@@ -87,28 +87,45 @@ impl Partition {
     async fn open(&mut self) -> Result<Source, SourceError> {
         let (worker, id, epoch) = (self.worker.clone(), self.id, self.epoch);
         let connection = self.connection().await?;
+        let mut link = worker.queue.link.clone();
+        let up = link.wait_for(|link| link.up).await.map(|link| link.epoch);
+        let epoch_of_link = up.map_err(|_| SourceError::Queue("the connection is gone".to_owned()))?;
         let opened = Source::open(&worker, connection, id, epoch);
-        match tokio::time::timeout(OPEN_TIMEOUT, opened).await {
-            Ok(opened) => opened,
-            Err(_) => {
-                // Cancelled mid-way, the connection may be waiting for an answer.
-                self.connection = None;
-                Err(SourceError::Queue("no answer in time".to_owned()))
-            }
-        }
+        // Requests do not survive the connection: rather than wait for their time-outs, begin anew.
+        let opened = tokio::select! {
+            opened = tokio::time::timeout(OPEN_TIMEOUT, opened) => opened.ok(),
+            _ = link.wait_for(|link| link.epoch != epoch_of_link || !link.up) => None,
+        };
+        opened.unwrap_or_else(|| {
+            // Cancelled mid-way, the connection may be waiting for an answer.
+            self.connection = None;
+            Err(SourceError::Queue("no answer, or the connection was lost".to_owned()))
+        })
     }
 
-    async fn consume(&mut self, source: &mut Source, stop: &CancellationToken) -> Result<(), SourceError> {
+    async fn consume(
+        &mut self,
+        source: &mut Source,
+        stop: &CancellationToken,
+        backoff: &mut Backoff,
+    ) -> Result<(), SourceError> {
         let claims_max = self.worker.config.transaction_claims_max;
         loop {
             let Some(messages) = stop.run_until_cancelled(source.next_batch(claims_max)).await else {
                 return Ok(());
             };
             let mut transaction = Transaction::new(self.id, &source.row, messages?, self.worker.config.lease);
+            if !source.is_current() {
+                return Err(SourceError::Queue("the connection was lost".to_owned()));
+            }
             self.apply(&mut transaction, stop).await?;
-            transaction.reply(&self.worker.queue.client).await;
+            // Opening is not yet a success: a stream can be fine and what it brings be not.
+            backoff.reset();
+            transaction.reply(&self.worker.queue).await;
             transaction.moves(&mut source.row);
-            self.purge.up_to(&self.worker, self.id, &source.row);
+            if source.is_current() {
+                self.purge.up_to(&self.worker, self.id, &source.row);
+            }
         }
     }
 
@@ -221,8 +238,14 @@ impl Purge {
         self.last = Instant::now();
         let jetstream = jetstream::new(worker.queue.client.clone());
         let sequence = u64::try_from(row.last_seq).unwrap_or(0);
+        let link = worker.queue.link.clone();
+        let epoch = link.borrow().epoch;
         self.task = Some(tokio::spawn(async move {
             let purged = async {
+                // Not to be sent late, to a server that may have come back with another stream.
+                if *link.borrow() != (Link { up: true, epoch }) {
+                    return Ok(());
+                }
                 let stream = jetstream.get_stream_no_info(stream::name(partition)).await?;
                 stream.purge().sequence(sequence).await?;
                 Ok::<_, async_nats::Error>(())

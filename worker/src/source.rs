@@ -28,8 +28,11 @@ const PULL_HEARTBEAT: Duration = Duration::from_secs(1);
 /// A consumer that nobody reads is removed by the server after this time.
 const CONSUMER_INACTIVE_MAX: Duration = Duration::from_secs(10);
 
+/// How long the server may take to remove a consumer.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A message as it came.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Message {
     /// Its place in the stream.
     pub(crate) sequence: i64,
@@ -65,6 +68,10 @@ pub(crate) struct Source {
     messages: pull::Stream,
     link: watch::Receiver<Link>,
     opened_in: u64,
+    /// A message that the client library cannot take, fetched beforehand.
+    unreadable: Option<Message>,
+    /// What ended the source while a batch was being gathered.
+    failed: Option<SourceError>,
     /// What the database said when the stream was found to agree with it.
     pub(crate) row: PartitionRow,
     next_sequence: i64,
@@ -98,10 +105,22 @@ impl Source {
         if let Err(error) = stream::adjust(&jetstream, partition, stream.cached_info(), settings).await {
             tracing::error!(%partition, %error, "the stream keeps its limits");
         }
-        let consumer = stream.create_consumer(consumer(worker, row.last_seq)).await.map_err(queue_error)?;
+        let next = examine_next(&jetstream, &stream, partition, &row).await?;
+        let unreadable = match &next {
+            Next::Unreadable(message) => Some(message.clone()),
+            Next::Fine | Next::Missing { .. } => None,
+        };
+        let next_sequence = row.last_seq + 1 + i64::from(unreadable.is_some());
+        let consumer = stream.create_consumer(consumer(worker, next_sequence)).await.map_err(queue_error)?;
         let info = stream.get_info().await.map_err(queue_error)?;
-        if let Some(mismatch) = compare(&stream, &info, &row).await? {
-            mismatch.start_over(connection, partition, &info, &row).await?;
+        let mismatch =
+            compare(&stream, &info, &row).await?.map(|mismatch| (mismatch, first_sequence(&info) - 1));
+        let hole = match next {
+            Next::Missing { resume_after } => Some((Mismatch::Purged, resume_after)),
+            Next::Fine | Next::Unreadable(_) => None,
+        };
+        if let Some((mismatch, last_seq)) = mismatch.or(hole) {
+            mismatch.start_over(connection, partition, &info, &row, last_seq).await?;
             return Err(SourceError::Moved("the cursor was set to the stream"));
         }
         let messages = consumer
@@ -115,31 +134,48 @@ impl Source {
         if link.borrow().epoch != opened_in {
             return Err(SourceError::Moved("NATS was reconnected meanwhile"));
         }
-        let next_sequence = row.last_seq + 1;
-        Ok(Self { jetstream, consumer, messages, link, opened_in, row, next_sequence })
+        let failed = None;
+        Ok(Self { jetstream, consumer, messages, link, opened_in, unreadable, failed, row, next_sequence })
     }
 
     /// Waits for the next message, then takes all that are there already, until they hold
     /// `claims_max` claims.
     pub(crate) async fn next_batch(&mut self, claims_max: usize) -> Result<Vec<Message>, SourceError> {
+        if let Some(message) = self.unreadable.take() {
+            return Ok(vec![message]);
+        }
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let opened_in = self.opened_in;
         let first = tokio::select! {
+            // The link first: what was delivered before it broke may belong to a past that the
+            // server has forgotten.
             biased;
+            _ = self.link.wait_for(|link| link.epoch != opened_in) => return Err(link_lost()),
             message = self.messages.next() => message,
-            _ = self.link.wait_for(|link| link.epoch != opened_in) => {
-                return Err(SourceError::Queue("the connection was lost".to_owned()));
-            }
         };
         let mut batch = vec![self.check(first)?];
         let mut claims = claims_of(&batch[0]);
         while claims < claims_max {
-            // A message that is not there yet, or an error: the next call meets it again.
-            let Some(Some(Ok(message))) = self.messages.next().now_or_never() else { break };
-            let message = self.check(Some(Ok(message)))?;
-            claims += claims_of(&message);
-            batch.push(message);
+            let Some(message) = self.messages.next().now_or_never() else { break };
+            match self.check(message) {
+                Ok(message) => {
+                    claims += claims_of(&message);
+                    batch.push(message);
+                }
+                Err(error) => {
+                    self.failed = Some(error);
+                    break;
+                }
+            }
         }
         Ok(batch)
+    }
+
+    /// Whether the server is still the one that the stream was compared on.
+    pub(crate) fn is_current(&self) -> bool {
+        self.link.borrow().epoch == self.opened_in
     }
 
     fn check(
@@ -166,15 +202,23 @@ impl Source {
         })
     }
 
-    /// Removes the consumer from the server. It would go by itself, a little later.
-    pub(crate) async fn close(self) {
+    /// Removes the consumer from the server, without waiting for it. It would go by itself, a little
+    /// later.
+    pub(crate) fn close(self) {
         let Self { jetstream, consumer, messages, .. } = self;
         drop(messages);
-        let info = consumer.cached_info();
-        if let Err(error) = jetstream.delete_consumer_from_stream(&info.name, &info.stream_name).await {
-            tracing::debug!(%error, consumer = info.name, "the consumer was left to expire");
-        }
+        tokio::spawn(async move {
+            let info = consumer.cached_info();
+            let deleted = jetstream.delete_consumer_from_stream(&info.name, &info.stream_name);
+            if !matches!(tokio::time::timeout(CLOSE_TIMEOUT, deleted).await, Ok(Ok(_))) {
+                tracing::debug!(consumer = info.name, "the consumer was left to expire");
+            }
+        });
     }
+}
+
+fn link_lost() -> SourceError {
+    SourceError::Queue("the connection was lost".to_owned())
 }
 
 fn claims_of(message: &Message) -> usize {
@@ -185,12 +229,12 @@ fn queue_error(error: impl std::fmt::Display) -> SourceError {
     SourceError::Queue(error.to_string())
 }
 
-fn consumer(worker: &Worker, last_seq: i64) -> pull::Config {
+fn consumer(worker: &Worker, next_sequence: i64) -> pull::Config {
     pull::Config {
         name: Some(format!("worker-{}-{}", worker.id.simple(), Uuid::new_v4().simple())),
         description: Some("Applies the claims; the cursor is in Postgres".to_owned()),
         deliver_policy: DeliverPolicy::ByStartSequence {
-            start_sequence: u64::try_from(last_seq).unwrap_or(0) + 1,
+            start_sequence: u64::try_from(next_sequence).unwrap_or(1),
         },
         // Postgres knows what has been applied, so nothing is acknowledged and nothing redelivered.
         ack_policy: AckPolicy::None,
@@ -262,17 +306,69 @@ async fn compare(stream: &Stream, info: &Info, row: &PartitionRow) -> Result<Opt
     }
 }
 
+/// What stands behind the cursor.
+enum Next {
+    /// A message that the consumer will bring, or nothing yet.
+    Fine,
+    /// Nothing, though messages follow: it was deleted by hand, or lost. The next one follows on
+    /// `resume_after`.
+    Missing { resume_after: i64 },
+    /// A message whose headers the client library refuses, and the connection with them.
+    Unreadable(Message),
+}
+
+/// Looks at the message behind the cursor before the consumer brings it: one that is missing or
+/// cannot be delivered would be waited for in vain, again and again.
+async fn examine_next(
+    jetstream: &jetstream::Context,
+    stream: &Stream,
+    partition: PartitionId,
+    row: &PartitionRow,
+) -> Result<Next, SourceError> {
+    let state = &stream.cached_info().state;
+    let (next, last) = (row.last_seq.unsigned_abs() + 1, state.last_sequence);
+    if next > last || next < state.first_sequence {
+        return Ok(Next::Fine);
+    }
+    match stream.get_raw_message(next).await {
+        Ok(_) => return Ok(Next::Fine),
+        Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
+            let found = stream.get_first_raw_message_by_subject(stream::subject(partition), next).await;
+            let resume_after = match found {
+                Ok(message) => message.sequence - 1,
+                Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => last,
+                // It is there and cannot be read; it is examined when its turn comes.
+                Err(_) => next,
+            };
+            return Ok(Next::Missing { resume_after: i64::try_from(resume_after).unwrap_or(i64::MAX) });
+        }
+        Err(_) => {}
+    }
+    // Either NATS did not answer or the message is unreadable: asked without reading it.
+    let subject = format!("STREAM.MSG.GET.{}", stream::name(partition));
+    let answer: serde_json::Value =
+        jetstream.request(subject, &serde_json::json!({ "seq": next })).await.map_err(queue_error)?;
+    let Some(message) = answer.get("message") else { return Err(queue_error(&answer)) };
+    let payload = message.to_string().into_bytes();
+    Ok(Next::Unreadable(Message {
+        sequence: i64::try_from(next).unwrap_or(i64::MAX),
+        identity: Uuid::new_v5(&Uuid::NAMESPACE_OID, &payload),
+        reply_to: None,
+        content: Err(("its headers are not NATS headers; kept as JetStream tells it".to_owned(), payload)),
+    }))
+}
+
 impl Mismatch {
-    /// Lets the partition start over from the stream's first message: what was applied already
-    /// changes nothing when it is applied again.
+    /// Lets the partition start over behind `last_seq`, mostly from the stream's first message: what
+    /// was applied already changes nothing when it is applied again.
     async fn start_over(
         self,
         connection: &mut PgConnection,
         partition: PartitionId,
         info: &Info,
         row: &PartitionRow,
+        last_seq: i64,
     ) -> Result<(), SourceError> {
-        let last_seq = first_sequence(info) - 1;
         // A generation is never 0: receipts use that for "proves nothing".
         let raise = self != Self::New || row.generation == 0;
         if store::start_over(connection, partition, row, created_ns(info), last_seq, raise).await?
@@ -285,7 +381,8 @@ impl Mismatch {
                 cursor = row.last_seq,
                 stream_first = info.state.first_sequence,
                 stream_last = info.state.last_sequence,
-                "the stream is not the one that was read before: starting over from its first message"
+                resume_after = last_seq,
+                "the stream is not the one that was read before, or lost messages: starting over"
             );
         }
         Ok(())

@@ -13,6 +13,9 @@ use crate::rules::{Stock, Taken};
 /// Channel on which workers hear of released leases and of new workers.
 pub const LEASES_CHANNEL: &str = "coupon_leases";
 
+/// Longest reason kept with a dead letter, in characters.
+const REASON_CHARS_MAX: usize = 1_000;
+
 /// Opens a connection for claims.
 ///
 /// The planner is told to probe indexes and nothing else: on tables without statistics it would
@@ -274,11 +277,20 @@ pub async fn bury(
     .bind(fence.partition.as_i32())
     .bind(fence.generation)
     .bind(sequence)
-    .bind(reason)
+    .bind(storable(reason))
     .bind(payload)
     .execute(connection)
     .await?;
     Ok(())
+}
+
+/// A reason may quote the message: Postgres takes no U+0000, and nobody reads thousands of characters.
+fn storable(reason: &str) -> String {
+    reason
+        .chars()
+        .take(REASON_CHARS_MAX)
+        .map(|c| if c == '\0' { char::REPLACEMENT_CHARACTER } else { c })
+        .collect()
 }
 
 /// A partition as the leases show it.

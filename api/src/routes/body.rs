@@ -54,6 +54,9 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case("application/json") || (essence.contains('/') && ends_with("+json"))
 }
 
+/// A body of this length cannot be nested more deeply than the parser goes.
+const SHALLOW_BYTES: usize = 128;
+
 /// A field's type, as the client is told.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Type {
@@ -65,8 +68,11 @@ pub(super) enum Type {
 pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &[(&str, Type)]) -> Result<T, Problem> {
     // A list of the fields' values would be taken for a struct as well.
     let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    // The parser follows unknown fields to any depth; as a value they are refused beyond 128. Only
+    // a long body can be deep.
+    let is_shallow = body.len() <= SHALLOW_BYTES || serde_json::from_slice::<Value>(body).is_ok();
     match serde_json::from_slice(body) {
-        Ok(parsed) if is_object => Ok(parsed),
+        Ok(parsed) if is_object && is_shallow => Ok(parsed),
         _ => Err(Problem::InvalidRequest(explain(body, fields))),
     }
 }

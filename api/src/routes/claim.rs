@@ -13,8 +13,8 @@ use common::partition::PartitionId;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Shared;
 use super::body::{self, Type, invalid};
+use super::{Shared, ask};
 use crate::inbox::Answer;
 use crate::problem::{Problem, RETRY_AFTER_S, Unavailable};
 use crate::receipt::{ClaimReceipt, Verdict, judge};
@@ -120,7 +120,8 @@ pub(super) async fn view(
         return Err(invalid("partition", "is not the partition of this coupon"));
     }
     let pair = [(&coupon_name, &user_id)];
-    let states = super::coupon::in_time(store::claim_states(&state.pool, partition, &pair)).await?;
+    let states =
+        ask(&state, async |connection| store::claim_states(connection, partition, &pair).await).await?;
     let found = *states.first().ok_or(Problem::Internal)?;
     let Some(receipt) = receipt else {
         return match (found.claim, found.remaining_amount) {
@@ -136,13 +137,13 @@ pub(super) async fn view(
     match judge(claim.claim_id, Some(receipt.receipt()), &found) {
         Verdict::Known(outcome) => decided(&claim, outcome),
         Verdict::Queued => Ok(pending(&claim, &receipt)),
-        Verdict::NotApplied => Err(Unavailable::ClaimNotApplied.into()),
         Verdict::Unproven => Err(Unavailable::OutcomeUnknown.into()),
     }
 }
 
 fn receipt(request: &Request) -> Result<Option<ClaimReceipt>, Problem> {
-    if request.uri().query().is_none_or(str::is_empty) {
+    // Other queries, of whatever stands between us and the client, mean nothing here.
+    if request.uri().query().is_none_or(|query| !query.contains("claim_id=")) {
         return Ok(None);
     }
     let query: Result<Query<ClaimReceipt>, QueryRejection> = Query::try_from_uri(request.uri());

@@ -1,7 +1,6 @@
 //! Coupons: created, and viewed with all their winners.
 
 use std::borrow::Cow;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::PathRejection;
@@ -11,16 +10,12 @@ use axum::http::{Response, StatusCode};
 use common::ids::CouponName;
 use futures::stream;
 use serde::Deserialize;
-use sqlx::PgPool;
 
-use super::Shared;
 use super::body::{self, Type, invalid};
-use crate::problem::{Problem, Unavailable};
+use super::{Shared, ask};
+use crate::problem::Problem;
 use crate::receipt::coupon_path;
 use crate::store;
-
-/// How long one question to Postgres may take.
-const DATABASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[derive(Deserialize)]
 struct CouponBody<'a> {
@@ -38,10 +33,7 @@ pub(super) async fn create(state: Shared, request: Request) -> Result<Response<B
         .ok()
         .filter(|amount| *amount >= 1)
         .ok_or_else(|| invalid("amount", format_args!("must be from 1 to {}", i32::MAX)))?;
-    if !state.health.postgres() {
-        return Err(Unavailable::DatabaseUnavailable.into());
-    }
-    if !in_time(store::create_coupon(&state.pool, &name, amount)).await? {
+    if !ask(&state, async |connection| store::create_coupon(connection, &name, amount).await).await? {
         return Err(Problem::CouponExists);
     }
     let mut response = Response::new(Body::empty());
@@ -65,12 +57,11 @@ pub(super) async fn view_one_called_claim(state: Shared) -> Result<Response<Body
     view_named(&state, "claim").await
 }
 
-async fn view_named(state: &super::State, name: &str) -> Result<Response<Body>, Problem> {
+async fn view_named(state: &Shared, name: &str) -> Result<Response<Body>, Problem> {
     let name = CouponName::new(name).map_err(|rule| invalid("name", rule))?;
-    if !state.health.postgres() {
-        return Err(Unavailable::DatabaseUnavailable.into());
-    }
-    let coupon = in_time(store::coupon(&state.pool, &name)).await?.ok_or(Problem::CouponNotFound)?;
+    let coupon = ask(state, async |connection| store::coupon(connection, &name).await)
+        .await?
+        .ok_or(Problem::CouponNotFound)?;
     let mut head = br#"{"name":"#.to_vec();
     append_text(&mut head, name.as_str());
     head.extend_from_slice(
@@ -80,7 +71,7 @@ async fn view_named(state: &super::State, name: &str) -> Result<Response<Body>, 
         )
         .as_bytes(),
     );
-    let winners = Winners { pool: state.pool.clone(), name, after: 0, up_to: coupon.last_position };
+    let winners = Winners { state: state.clone(), name, after: 0, up_to: coupon.last_position };
     // The first page before the first byte: a failure is still an answer of its own then.
     let first = winners.next_page(head).await?;
     let body = stream::try_unfold(Some(first), |page| async move {
@@ -100,7 +91,7 @@ async fn view_named(state: &super::State, name: &str) -> Result<Response<Body>, 
 /// pages show the moment at which the coupon was read, without a transaction that lasts as long as
 /// the slowest client.
 struct Winners {
-    pool: PgPool,
+    state: Shared,
     name: CouponName,
     after: i64,
     up_to: i64,
@@ -109,7 +100,9 @@ struct Winners {
 impl Winners {
     /// Appends the next page to `bytes`, and says what comes after it.
     async fn next_page(mut self, mut bytes: Vec<u8>) -> Result<(Bytes, Option<Self>), Problem> {
-        let page = in_time(store::winners(&self.pool, &self.name, self.after, self.up_to)).await?;
+        let (name, after, up_to) = (&self.name, self.after, self.up_to);
+        let page =
+            ask(&self.state, async |connection| store::winners(connection, name, after, up_to).await).await?;
         for (user_id, position) in &page {
             if self.after > 0 {
                 bytes.push(b',');
@@ -127,12 +120,4 @@ impl Winners {
 
 fn append_text(bytes: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(bytes, text).expect("text is plain JSON");
-}
-
-/// An answer of Postgres within the time that a request has.
-pub(super) async fn in_time<T>(answer: impl Future<Output = sqlx::Result<T>>) -> Result<T, Problem> {
-    match tokio::time::timeout(DATABASE_TIMEOUT, answer).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(Unavailable::DatabaseUnavailable.into()),
-    }
 }
