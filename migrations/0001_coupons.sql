@@ -51,6 +51,8 @@ CREATE TABLE partitions (
     stream_created_ns bigint,
     last_seq          bigint      NOT NULL DEFAULT 0,
     last_batch_id     uuid,
+    -- when NATS stored that message, in ns since 1970: nothing up to then is applied once more
+    last_time_ns      bigint,
     CONSTRAINT partitions_pkey PRIMARY KEY (id),
     CONSTRAINT partitions_cursor CHECK (last_seq >= 0)
 ) WITH (fillfactor = 10); -- changes with every batch: room for it on the same page

@@ -48,6 +48,7 @@ impl Transaction {
             last_seq: row.last_seq,
             new_seq: last.sequence,
             new_batch_id: last.identity,
+            new_time_ns: last.stored_ns,
             lease,
         };
         Self { fence, messages, outcomes: None }
@@ -57,6 +58,7 @@ impl Transaction {
     pub(crate) fn moves(&self, row: &mut PartitionRow) {
         row.last_seq = self.fence.new_seq;
         row.last_batch_id = Some(self.fence.new_batch_id);
+        row.last_time_ns = row.last_time_ns.max(Some(self.fence.new_time_ns));
     }
 
     /// Whether `row` shows that this transaction was committed: under our epoch nobody else can

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::datetime::{self, DateTime};
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
 use async_nats::jetstream::stream::{Info, RawMessageErrorKind, Stream};
@@ -36,6 +37,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Message {
     /// Its place in the stream.
     pub(crate) sequence: i64,
+    /// When the server stored it, in nanoseconds since 1970.
+    pub(crate) stored_ns: i64,
     /// Its batch id, or one made from its bytes when it holds none.
     pub(crate) identity: Uuid,
     /// Where its outcomes go.
@@ -113,8 +116,10 @@ impl Source {
         let next_sequence = row.last_seq + 1 + i64::from(unreadable.is_some());
         let consumer = stream.create_consumer(consumer(worker, next_sequence)).await.map_err(queue_error)?;
         let info = stream.get_info().await.map_err(queue_error)?;
-        let mismatch =
-            compare(&stream, &info, &row).await?.map(|mismatch| (mismatch, first_sequence(&info) - 1));
+        let mismatch = match compare(&stream, &info, &row).await? {
+            Some(mismatch) => Some((mismatch, unapplied_after(&stream, &info, &row).await?)),
+            None => None,
+        };
         let hole = match next {
             Next::Missing { resume_after } => Some((Mismatch::Purged, resume_after)),
             Next::Fine | Next::Unreadable(_) => None,
@@ -185,8 +190,9 @@ impl Source {
         let message = message
             .ok_or_else(|| SourceError::Queue("the consumer has ended".to_owned()))?
             .map_err(queue_error)?;
-        let sequence = message.info().map_err(queue_error)?.stream_sequence;
-        let sequence = i64::try_from(sequence).map_err(queue_error)?;
+        let info = message.info().map_err(queue_error)?;
+        let sequence = i64::try_from(info.stream_sequence).map_err(queue_error)?;
+        let stored_ns = nanoseconds(info.published);
         if sequence != self.next_sequence {
             return Err(SourceError::Moved("messages are missing from what was delivered"));
         }
@@ -196,6 +202,7 @@ impl Source {
             Batch::decode(&message.payload).map_err(|error| (error.to_string(), message.payload.to_vec()));
         Ok(Message {
             sequence,
+            stored_ns,
             identity: identity(&content, &message.payload),
             reply_to: message.headers.as_ref().and_then(reply_subject),
             content,
@@ -281,8 +288,35 @@ fn first_sequence(info: &Info) -> i64 {
     i64::try_from(first).unwrap_or(i64::MAX)
 }
 
+fn nanoseconds(time: DateTime) -> i64 {
+    i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+}
+
 fn created_ns(info: &Info) -> i64 {
-    i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+    nanoseconds(info.created)
+}
+
+/// Behind which sequence number the messages begin that have not been applied: all that the server
+/// stored after the last one that was. An older copy of the stream, brought back, holds none of
+/// them at first; what is published to it then is new, whatever its sequence numbers.
+///
+/// Applying a message once more would not hand out anything twice. But a claim that was refused
+/// because there was no such coupon could win, and nobody would be told.
+async fn unapplied_after(stream: &Stream, info: &Info, row: &PartitionRow) -> Result<i64, SourceError> {
+    let Some(last_time_ns) = row.last_time_ns else { return Ok(first_sequence(info) - 1) };
+    let start_time = datetime::from_nanos(i128::from(last_time_ns) + 1).map_err(queue_error)?;
+    // The server knows: a consumer that starts at that time stands right before the message.
+    let consumer = pull::Config {
+        deliver_policy: DeliverPolicy::ByStartTime { start_time },
+        ack_policy: AckPolicy::None,
+        memory_storage: true,
+        num_replicas: 1,
+        inactive_threshold: CONSUMER_INACTIVE_MAX,
+        name: Some(format!("finder-{}", Uuid::new_v4().simple())),
+        ..pull::Config::default()
+    };
+    let consumer = stream.create_consumer(consumer).await.map_err(queue_error)?;
+    i64::try_from(consumer.cached_info().delivered.stream_sequence).map_err(queue_error)
 }
 
 async fn compare(stream: &Stream, info: &Info, row: &PartitionRow) -> Result<Option<Mismatch>, SourceError> {
@@ -352,6 +386,7 @@ async fn examine_next(
     let payload = message.to_string().into_bytes();
     Ok(Next::Unreadable(Message {
         sequence: i64::try_from(next).unwrap_or(i64::MAX),
+        stored_ns: row.last_time_ns.unwrap_or(0),
         identity: Uuid::new_v5(&Uuid::NAMESPACE_OID, &payload),
         reply_to: None,
         content: Err(("its headers are not NATS headers; kept as JetStream tells it".to_owned(), payload)),
@@ -359,8 +394,7 @@ async fn examine_next(
 }
 
 impl Mismatch {
-    /// Lets the partition start over behind `last_seq`, mostly from the stream's first message: what
-    /// was applied already changes nothing when it is applied again.
+    /// Lets the partition start over behind `last_seq`.
     async fn start_over(
         self,
         connection: &mut PgConnection,

@@ -58,6 +58,8 @@ pub struct PartitionRow {
     pub last_seq: i64,
     /// Identity of that message.
     pub last_batch_id: Option<Uuid>,
+    /// When NATS stored the latest message applied, in nanoseconds since 1970.
+    pub last_time_ns: Option<i64>,
 }
 
 /// Reads a partition's row.
@@ -66,7 +68,8 @@ pub struct PartitionRow {
 /// When the database does not answer.
 pub async fn partition(connection: &mut PgConnection, id: PartitionId) -> Result<PartitionRow> {
     sqlx::query_as(
-        "SELECT epoch, generation, stream_created_ns, last_seq, last_batch_id FROM partitions WHERE id = $1",
+        "SELECT epoch, generation, stream_created_ns, last_seq, last_batch_id, last_time_ns
+         FROM partitions WHERE id = $1",
     )
     .bind(id.as_i32())
     .fetch_one(connection)
@@ -118,6 +121,8 @@ pub struct Fence {
     pub new_seq: i64,
     /// Identity of the batch's last message.
     pub new_batch_id: Uuid,
+    /// When NATS stored it, in nanoseconds since 1970.
+    pub new_time_ns: i64,
     /// The lease that the batch extends.
     pub lease: Duration,
 }
@@ -140,7 +145,7 @@ pub async fn pass_fence(
     let rows: Vec<(Option<i64>, Option<i32>, Option<i64>)> = sqlx::query_as(
         "WITH fence AS (
              UPDATE partitions
-             SET last_seq = $5, last_batch_id = $6,
+             SET last_seq = $5, last_batch_id = $6, last_time_ns = greatest(last_time_ns, $9),
                  lease_until = clock_timestamp() + $7 * interval '1 millisecond'
              WHERE id = $1 AND epoch = $2 AND generation = $3 AND last_seq = $4
              RETURNING id
@@ -162,6 +167,7 @@ pub async fn pass_fence(
     .bind(fence.new_batch_id)
     .bind(i64::try_from(fence.lease.as_millis()).unwrap_or(i64::MAX))
     .bind(coupon_names)
+    .bind(fence.new_time_ns)
     .fetch_all(connection)
     .await?;
     if rows.is_empty() {
