@@ -8,6 +8,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::partition::PARTITIONS_MAX;
@@ -201,7 +202,7 @@ fn parse_keywords(text: &str) -> Result<Vec<(String, String)>, String> {
 pub struct Nats {
     /// One address, or several of one cluster, separated by commas; may carry credentials.
     pub url: String,
-    /// `NATS_USER` and `NATS_PASSWORD`, if set.
+    /// `NATS_USER` and `NATS_PASSWORD`, or what the URL carries.
     pub credentials: Option<(String, String)>,
     /// How a claim stream is created.
     pub streams: stream::Settings,
@@ -217,15 +218,20 @@ impl Nats {
     /// When a variable cannot be used.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
         let url = env.get("NATS_URL").unwrap_or(Self::URL_DEFAULT);
+        let mut in_url = None;
         for address in url.split(',') {
-            address
+            let address: async_nats::ServerAddr = address
                 .trim()
-                .parse::<async_nats::ServerAddr>()
+                .parse()
                 .map_err(|error| ConfigError::new("NATS_URL", format!("not a NATS address: {error}")))?;
+            in_url = in_url.or(address.username().zip(address.password()).map(|(user, password)| {
+                let plain = |text| percent_decode_str(text).decode_utf8_lossy().into_owned();
+                (plain(user), plain(password))
+            }));
         }
         let credentials = match (env.get("NATS_USER"), env.get("NATS_PASSWORD")) {
             (Some(user), Some(password)) => Some((user.to_owned(), password.to_owned())),
-            (None, None) => None,
+            (None, None) => in_url,
             (Some(_), None) => {
                 return Err(ConfigError::new("NATS_PASSWORD", "must be set when NATS_USER is"));
             }
@@ -303,6 +309,9 @@ mod tests {
         for variables in [[("NATS_USER", "a")], [("NATS_PASSWORD", "a")], [("NATS_URL", "nats://[")]] {
             assert!(Nats::from_env(&env(&variables)).is_err(), "{variables:?}");
         }
+        let nats = |url| Nats::from_env(&env(&[("NATS_URL", url)])).unwrap().credentials;
+        assert_eq!(nats("nats://a:b%40c@one,nats://two"), Some(("a".to_owned(), "b@c".to_owned())));
+        assert_eq!(nats("nats://one:4222"), None);
         assert!(env(&[("PARTITIONS", "0")]).partitions().is_err());
         assert_eq!(env(&[("PARTITIONS", "3")]).partitions().unwrap(), Some(3));
         assert_eq!(env(&[]).partitions().unwrap(), None);

@@ -44,7 +44,8 @@ pub(crate) enum End {
 
 impl Partition {
     pub(crate) fn new(worker: Arc<Worker>, id: PartitionId, epoch: i64) -> Self {
-        let purge = Purge { interval: worker.config.purge_interval, last: Instant::now(), task: None };
+        let interval = worker.config.purge_interval;
+        let purge = Purge { interval, last: Instant::now(), purged: 0, task: None };
         Self { worker, id, epoch, connection: None, purge }
     }
 
@@ -111,8 +112,16 @@ impl Partition {
     ) -> Result<(), SourceError> {
         let claims_max = self.worker.config.transaction_claims_max;
         loop {
-            let Some(messages) = stop.run_until_cancelled(source.next_batch(claims_max)).await else {
-                return Ok(());
+            let cursor = source.row.last_seq;
+            let messages = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                messages = source.next_batch(claims_max) => messages,
+                // Also while nothing comes: a full stream takes nothing before it is purged.
+                () = self.purge.due(cursor) => {
+                    self.purge.up_to(&self.worker, self.id, cursor);
+                    continue;
+                }
             };
             let mut transaction = Transaction::new(self.id, &source.row, messages?, self.worker.config.lease);
             if !source.is_current() {
@@ -123,8 +132,9 @@ impl Partition {
             backoff.reset();
             transaction.reply(&self.worker.queue).await;
             transaction.moves(&mut source.row);
-            if source.is_current() {
-                self.purge.up_to(&self.worker, self.id, &source.row);
+            let cursor = source.row.last_seq;
+            if self.purge.is_due(cursor) && source.is_current() {
+                self.purge.up_to(&self.worker, self.id, cursor);
             }
         }
     }
@@ -224,20 +234,38 @@ impl Partition {
 struct Purge {
     interval: Duration,
     last: Instant,
+    /// The cursor at the last purge.
+    purged: i64,
     task: Option<JoinHandle<()>>,
 }
 
 impl Purge {
-    /// Purges what lies before the cursor, if it is time. The last applied message stays: the next
-    /// owner compares it with what Postgres remembers.
-    fn up_to(&mut self, worker: &Worker, partition: PartitionId, row: &PartitionRow) {
-        let due = !self.interval.is_zero() && self.last.elapsed() >= self.interval;
-        if !due || self.task.as_ref().is_some_and(|task| !task.is_finished()) {
+    fn is_due(&self, cursor: i64) -> bool {
+        self.is_wanted(cursor) && self.last.elapsed() >= self.interval
+    }
+
+    /// Returns when it is time; never, if there is nothing to purge.
+    async fn due(&self, cursor: i64) {
+        if !self.is_wanted(cursor) {
+            std::future::pending::<()>().await;
+        }
+        tokio::time::sleep_until((self.last + self.interval).into()).await;
+    }
+
+    fn is_wanted(&self, cursor: i64) -> bool {
+        !self.interval.is_zero() && cursor != self.purged
+    }
+
+    /// Purges what lies before the cursor. The last applied message stays: the next owner compares
+    /// it with what Postgres remembers.
+    fn up_to(&mut self, worker: &Worker, partition: PartitionId, cursor: i64) {
+        self.last = Instant::now();
+        if self.task.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        self.last = Instant::now();
+        self.purged = cursor;
         let jetstream = jetstream::new(worker.queue.client.clone());
-        let sequence = u64::try_from(row.last_seq).unwrap_or(0);
+        let sequence = u64::try_from(cursor).unwrap_or(0);
         let link = worker.queue.link.clone();
         let epoch = link.borrow().epoch;
         self.task = Some(tokio::spawn(async move {
