@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 pub(crate) use database::{Database, own_postgres};
-pub(crate) use http::{Client, Reply, encoded};
+pub(crate) use http::{Client, Reply, encoded, send};
 pub(crate) use load::{Answer, Load};
 pub(crate) use order::{assert_first_come_first_served, jetstream, queued};
 pub(crate) use process::worker_process;

@@ -10,6 +10,7 @@ mod cluster;
 mod contract;
 mod faults;
 mod hostile;
+mod leases;
 mod lifecycle;
 mod permissions;
 mod races;

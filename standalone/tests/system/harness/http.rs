@@ -63,7 +63,11 @@ impl Client {
     /// Views a coupon that must exist.
     pub(crate) async fn view(&self, name: &str) -> Value {
         let reply = self.get(&format!("/api/coupons/{}", encoded(name))).await;
-        assert_eq!((reply.status, reply.header("content-type")), (200, Some("application/json")), "{reply:?}");
+        assert_eq!(
+            (reply.status, reply.header("content-type")),
+            (200, Some("application/json")),
+            "{reply:?}"
+        );
         reply.json()
     }
 }
@@ -165,7 +169,8 @@ impl Reply {
         let location = self.header("location").unwrap();
         let path = format!("/api/coupons/{}/claims/{}?", encoded(coupon), encoded(user));
         // The hyphen, the dot, the underscore and the tilde may stand as they are.
-        let plain = |text: &str| text.replace("%2D", "-").replace("%2E", ".").replace("%5F", "_").replace("%7E", "~");
+        let plain =
+            |text: &str| text.replace("%2D", "-").replace("%2E", ".").replace("%5F", "_").replace("%7E", "~");
         assert!(plain(location).starts_with(&plain(&path)), "{location} {path}");
         assert!(location.contains(&format!("claim_id={id}")), "{location}");
         location.to_owned()

@@ -117,10 +117,8 @@ impl Answer {
                 .await
                 .unwrap();
         let count = rows.len();
-        let claims: HashMap<_, _> = rows
-            .into_iter()
-            .map(|(coupon, user, id, position)| ((coupon, user), (id, position)))
-            .collect();
+        let claims: HashMap<_, _> =
+            rows.into_iter().map(|(coupon, user, id, position)| ((coupon, user), (id, position))).collect();
         for answer in answers {
             let claim = claims.get(&(answer.coupon.clone(), answer.user.clone()));
             assert_eq!(claim, answer.won.as_ref(), "{answer:?}");

@@ -20,6 +20,9 @@ pub(crate) async fn queued(jetstream: &jetstream::Context, partition: PartitionI
     let stream = jetstream.get_stream(stream::name(partition)).await.unwrap();
     let state = &stream.cached_info().state;
     let mut claims = Vec::new();
+    if state.messages == 0 {
+        return claims;
+    }
     for sequence in state.first_sequence..=state.last_sequence {
         let message = stream.get_raw_message(sequence).await.unwrap();
         let batch = Batch::decode(&message.payload).unwrap();
@@ -32,12 +35,15 @@ pub(crate) async fn queued(jetstream: &jetstream::Context, partition: PartitionI
 /// The coupons must have been there before their claims, and nothing may have been purged.
 pub(crate) async fn assert_first_come_first_served(system: &System) {
     let jetstream = jetstream(system).await;
-    let coupons: Vec<(String, i32)> =
-        sqlx::query_as("SELECT name, amount FROM coupons ORDER BY name").fetch_all(system.pool()).await.unwrap();
+    let coupons: Vec<(String, i32)> = sqlx::query_as("SELECT name, amount FROM coupons ORDER BY name")
+        .fetch_all(system.pool())
+        .await
+        .unwrap();
     for number in 0..PARTITIONS {
         let partition = PartitionId::new(number);
         let claims = queued(&jetstream, partition).await;
-        for (coupon, amount) in coupons.iter().filter(|(name, _)| partition_of(name, PARTITIONS) == partition) {
+        for (coupon, amount) in coupons.iter().filter(|(name, _)| partition_of(name, PARTITIONS) == partition)
+        {
             let mut seen = HashSet::new();
             let wanted: Vec<(String, Uuid, i64)> = claims
                 .iter()

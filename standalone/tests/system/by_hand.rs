@@ -1,0 +1,172 @@
+//! Rows changed by hand in Postgres are seen by the next claim.
+
+use futures::future::join_all;
+use serde_json::json;
+use sqlx::{AssertSqlSafe, PgPool};
+
+use crate::harness::{Setup, System, run};
+
+async fn by_hand(pool: &PgPool, statements: impl Into<String>) {
+    sqlx::raw_sql(AssertSqlSafe(statements.into())).execute(pool).await.unwrap();
+}
+
+async fn coupon(pool: &PgPool, name: &str, amount: i32) {
+    by_hand(
+        pool,
+        format!("INSERT INTO coupons (name, amount, remaining_amount) VALUES ('{name}', {amount}, {amount})"),
+    )
+    .await;
+}
+
+#[test]
+fn a_coupon_that_was_inserted_is_sold() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        client.claim("ann", "PROMO").await.assert_problem(404, "coupon_not_found");
+        coupon(system.pool(), "PROMO", 1).await;
+        assert_eq!(client.claim("ann", "PROMO").await.assert_claimed("ann", "PROMO").1, 1);
+        client.claim("bob", "PROMO").await.assert_problem(400, "sold_out");
+        assert_eq!(client.view("PROMO").await["claimed_by"], json!(["ann"]));
+        system.stop().await;
+    });
+}
+
+#[test]
+fn everything_begins_anew_after_a_truncation() {
+    run(async {
+        let system = Setup::new().apis(2).workers(2).start().await;
+        let (client, other) = (&system.clients()[0], &system.clients()[1]);
+        for round in 0..20 {
+            coupon(system.pool(), "PROMO", 2).await;
+            assert_eq!(
+                client.claim("ann", "PROMO").await.assert_claimed("ann", "PROMO").1,
+                1,
+                "round {round}"
+            );
+            assert_eq!(other.claim("bob", "PROMO").await.assert_claimed("bob", "PROMO").1, 2);
+            for api in [client, other] {
+                api.claim("cyd", "PROMO").await.assert_problem(400, "sold_out");
+                api.claim("ann", "PROMO").await.assert_problem(409, "already_claimed");
+            }
+            by_hand(system.pool(), "TRUNCATE coupons, claims").await;
+            for api in [client, other] {
+                api.claim("ann", "PROMO").await.assert_problem(404, "coupon_not_found");
+                api.get("/api/coupons/PROMO").await.assert_problem(404, "coupon_not_found");
+            }
+        }
+        system.stop().await;
+    });
+}
+
+#[test]
+fn stock_that_was_added_is_sold() {
+    run(async {
+        let system = Setup::new().apis(2).workers(1).start().await;
+        let (client, other) = (&system.clients()[0], &system.clients()[1]);
+        client.create("PROMO", 1).await;
+        client.claim("first", "PROMO").await.assert_claimed("first", "PROMO");
+        for round in 0..20 {
+            let user = format!("user-{round}");
+            client.claim(&user, "PROMO").await.assert_problem(400, "sold_out");
+            other.claim(&user, "PROMO").await.assert_problem(400, "sold_out");
+            by_hand(system.pool(), "UPDATE coupons SET amount = amount + 1, remaining_amount = 1").await;
+            assert_eq!(other.claim(&user, "PROMO").await.assert_claimed(&user, "PROMO").1, round + 2);
+            client.claim("late", "PROMO").await.assert_problem(400, "sold_out");
+        }
+        // And stock that was taken away is not.
+        by_hand(system.pool(), "UPDATE coupons SET amount = amount + 5, remaining_amount = 5").await;
+        by_hand(system.pool(), "UPDATE coupons SET amount = amount - 5, remaining_amount = 0").await;
+        client.claim("late", "PROMO").await.assert_problem(400, "sold_out");
+        system.stop().await;
+    });
+}
+
+#[test]
+fn a_claim_that_was_inserted_has_its_place() {
+    run(async {
+        let system = Setup::new().apis(2).workers(1).start().await;
+        let (client, other) = (&system.clients()[0], &system.clients()[1]);
+        client.create("PROMO", 4).await;
+        client.claim("ann", "PROMO").await.assert_claimed("ann", "PROMO");
+        let insert = |user: &str| {
+            format!(
+                "INSERT INTO claims (user_id, coupon_name) VALUES ('{user}', 'PROMO');
+                 UPDATE coupons SET remaining_amount = remaining_amount - 1;"
+            )
+        };
+        by_hand(system.pool(), insert("bob")).await;
+        client.claim("bob", "PROMO").await.assert_problem(409, "already_claimed");
+        client.claim_with_key("bob", "PROMO", "key").await.assert_problem(409, "already_claimed");
+        client.get("/api/coupons/PROMO/claims/bob").await.assert_claimed("bob", "PROMO");
+        assert_eq!(client.claim("cyd", "PROMO").await.assert_claimed("cyd", "PROMO").1, 3);
+        by_hand(system.pool(), insert("dan")).await;
+        for api in [client, other] {
+            api.claim("dan", "PROMO").await.assert_problem(409, "already_claimed");
+            api.claim("eve", "PROMO").await.assert_problem(400, "sold_out");
+            assert_eq!(api.view("PROMO").await["claimed_by"], json!(["ann", "bob", "cyd", "dan"]));
+        }
+        // A user who is given the coupon after it was sold out has it.
+        by_hand(
+            system.pool(),
+            "UPDATE coupons SET amount = 5; INSERT INTO claims (user_id, coupon_name) VALUES ('eve', 'PROMO')",
+        )
+        .await;
+        for api in [client, other] {
+            api.claim("eve", "PROMO").await.assert_problem(409, "already_claimed");
+        }
+        system.stop().await;
+    });
+}
+
+#[test]
+fn a_claim_that_was_deleted_may_be_made_again() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        client.create("PROMO", 2).await;
+        client.claim("ann", "PROMO").await.assert_claimed("ann", "PROMO");
+        client.claim("bob", "PROMO").await.assert_claimed("bob", "PROMO");
+        client.claim("ann", "PROMO").await.assert_problem(409, "already_claimed");
+        by_hand(
+            system.pool(),
+            "DELETE FROM claims WHERE user_id = 'ann'; UPDATE coupons SET remaining_amount = 1",
+        )
+        .await;
+        // Positions are not used again.
+        assert_eq!(client.claim("ann", "PROMO").await.assert_claimed("ann", "PROMO").1, 3);
+        assert_eq!(client.view("PROMO").await["claimed_by"], json!(["bob", "ann"]));
+        system.stop_unsound().await;
+    });
+}
+
+#[test]
+fn claims_inserted_while_others_claim_get_positions_of_their_own() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        client.create("PROMO", 200).await;
+        let pool = system.pool();
+        let inserted = (0..100).map(|number| async move {
+            let mut transaction = pool.begin().await.unwrap();
+            sqlx::query("INSERT INTO claims (user_id, coupon_name) VALUES ($1, 'PROMO')")
+                .bind(format!("hand-{number}"))
+                .execute(&mut *transaction)
+                .await
+                .unwrap();
+            sqlx::query("UPDATE coupons SET remaining_amount = remaining_amount - 1")
+                .execute(&mut *transaction)
+                .await
+                .unwrap();
+            transaction.commit().await.unwrap();
+        });
+        let claimed = (0..100).map(|number| async move {
+            let user = format!("user-{number}");
+            client.claim(&user, "PROMO").await.assert_claimed(&user, "PROMO");
+        });
+        tokio::join!(join_all(inserted), join_all(claimed));
+        assert_eq!(client.view("PROMO").await["claimed_by"].as_array().unwrap().len(), 200);
+        client.claim("late", "PROMO").await.assert_problem(400, "sold_out");
+        system.stop().await;
+    });
+}

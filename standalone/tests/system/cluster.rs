@@ -1,0 +1,179 @@
+//! Workers that join, stop and are killed, while the claims go on.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use crate::harness::{
+    Answer, Load, PARTITIONS, Setup, System, a_coupon_per_partition, assert_first_come_first_served,
+    eventually, run, worker_process,
+};
+
+/// How long a planned hand-over may take.
+const HAND_OVER_MAX: Duration = Duration::from_secs(1);
+
+/// Lease time in these tests.
+const LEASE: Duration = Duration::from_secs(1);
+
+/// What a busy machine may add to the two leases that a take-over takes.
+const MARGIN: Duration = Duration::from_secs(1);
+
+async fn start(workers: usize) -> System {
+    let setup = Setup::new().apis(2).workers(workers).env("PURGE_INTERVAL_MS", 0);
+    setup.env("LEASE_MS", LEASE.as_millis()).env("CLAIM_TIMEOUT_MS", 15_000).start().await
+}
+
+/// Coupons in all partitions, two of which will be sold out.
+async fn coupons(system: &System) -> Vec<String> {
+    let coupons = a_coupon_per_partition(PARTITIONS);
+    for (number, coupon) in coupons.iter().enumerate() {
+        system.client().create(coupon, if number < 2 { 20 } else { 1_000_000 }).await;
+    }
+    coupons
+}
+
+/// Ends the load; every claim must have got its outcome at the first asking.
+async fn end(load: Load, system: System) {
+    let answers = load.finish().await;
+    let delayed = answers.iter().find(|answer| !answer.before.is_empty());
+    assert!(delayed.is_none(), "{delayed:?}");
+    Answer::assert_true(&answers, &system).await;
+    assert_first_come_first_served(&system).await;
+    system.stop().await;
+}
+
+#[test]
+fn partitions_are_evenly_shared() {
+    run(async {
+        let system = start(3).await;
+        let mut owners = system.shared_as(&[2, 3, 3]).await;
+        let mut workers = system.workers();
+        owners.sort_unstable();
+        workers.sort_unstable();
+        assert_eq!(owners, workers);
+        // It stays that way: through some heartbeats nobody takes anything from anybody.
+        let epochs = async || -> Vec<(Option<Uuid>, i64)> {
+            sqlx::query_as("SELECT owner, epoch FROM partitions ORDER BY id")
+                .fetch_all(system.pool())
+                .await
+                .unwrap()
+        };
+        let before = epochs().await;
+        let alive_until: Vec<String> = alive(&system).await;
+        eventually("everyone's heartbeat", async || {
+            alive(&system).await.iter().zip(&alive_until).all(|(now, then)| now > then).then_some(())
+        })
+        .await;
+        assert_eq!(epochs().await, before);
+        system.stop().await;
+    });
+}
+
+async fn alive(system: &System) -> Vec<String> {
+    sqlx::query_scalar("SELECT alive_until::text FROM workers ORDER BY id")
+        .fetch_all(system.pool())
+        .await
+        .unwrap()
+}
+
+#[test]
+fn a_worker_that_joins_takes_its_share() {
+    run(async {
+        let mut system = start(1).await;
+        let coupons = coupons(&system).await;
+        system.shared_as(&[8]).await;
+        let load = Load::start(&system.clients(), &coupons, 4);
+        for shares in [vec![4, 4], vec![2, 3, 3], vec![2, 2, 2, 2]] {
+            load.goes_on(50).await;
+            system.add_worker().await;
+            let started = Instant::now();
+            system.shared_as(&shares).await;
+            assert!(started.elapsed() < HAND_OVER_MAX, "{shares:?} took {:?}", started.elapsed());
+            load.goes_on(50).await;
+        }
+        end(load, system).await;
+    });
+}
+
+#[test]
+fn a_worker_that_stops_hands_over_at_once() {
+    run(async {
+        let mut system = start(3).await;
+        let coupons = coupons(&system).await;
+        system.shared_as(&[2, 3, 3]).await;
+        let load = Load::start(&system.clients(), &coupons, 4);
+        for shares in [vec![4, 4], vec![8]] {
+            load.goes_on(50).await;
+            let started = Instant::now();
+            system.stop_worker().await;
+            let mut owners = system.shared_as(&shares).await;
+            assert!(started.elapsed() < HAND_OVER_MAX, "{shares:?} took {:?}", started.elapsed());
+            let mut workers = system.workers();
+            owners.sort_unstable();
+            workers.sort_unstable();
+            assert_eq!(owners, workers);
+            load.goes_on(50).await;
+        }
+        end(load, system).await;
+    });
+}
+
+#[test]
+fn a_worker_process_that_is_told_to_stop_hands_over_at_once() {
+    run(async {
+        let system = start(1).await;
+        let coupons = coupons(&system).await;
+        let process = worker_process(&system).await;
+        system.shared_as(&[4, 4]).await;
+        let load = Load::start(&system.clients(), &coupons, 4);
+        load.goes_on(50).await;
+        let started = Instant::now();
+        let status = process.terminate(LEASE).await.unwrap();
+        assert!(status.success(), "{status}: {}", process.log_tail());
+        assert_eq!(system.shared_as(&[8]).await, system.workers());
+        assert!(started.elapsed() < HAND_OVER_MAX, "{:?}", started.elapsed());
+        load.goes_on(50).await;
+        end(load, system).await;
+    });
+}
+
+#[test]
+fn a_worker_that_is_killed_is_replaced_within_two_leases() {
+    run(async {
+        let system = start(2).await;
+        let coupons = coupons(&system).await;
+        let process = worker_process(&system).await;
+        let owners = system.shared_as(&[2, 3, 3]).await;
+        let load = Load::start(&system.clients(), &coupons, 4);
+        load.goes_on(100).await;
+        let started = Instant::now();
+        process.kill().await.unwrap();
+        let left = system.shared_as(&[4, 4]).await;
+        let took = started.elapsed();
+        assert!(took < 2 * LEASE + MARGIN, "{took:?}");
+        assert!(left.iter().all(|owner| owners.contains(owner) && system.workers().contains(owner)));
+        load.goes_on(200).await;
+        end(load, system).await;
+    });
+}
+
+#[test]
+fn a_worker_that_freezes_can_commit_nothing_when_it_wakes() {
+    run(async {
+        let system = start(1).await;
+        let coupons = coupons(&system).await;
+        let process = worker_process(&system).await;
+        let both = system.shared_as(&[4, 4]).await;
+        let load = Load::start(&system.clients(), &coupons, 4);
+        load.goes_on(100).await;
+        assert!(process.pause());
+        assert_eq!(system.shared_as(&[8]).await, system.workers());
+        load.goes_on(100).await;
+        assert!(process.resume());
+        assert_eq!(system.shared_as(&[4, 4]).await, both);
+        load.goes_on(100).await;
+        assert!(process.is_running(), "{}", process.log_tail());
+        process.terminate(LEASE * 5).await.unwrap();
+        end(load, system).await;
+    });
+}

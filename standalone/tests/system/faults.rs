@@ -1,0 +1,7 @@
+//! Parts that fail: what clients are told meanwhile, and that nothing is sold twice or forgotten.
+
+mod no_worker;
+mod poison;
+mod servers;
+mod streams;
+mod worker_killed;

@@ -1,0 +1,327 @@
+//! Clients that break the rules of HTTP, are slow, too many, or gone.
+
+use std::time::{Duration, Instant};
+
+use futures::future::join_all;
+use serde_json::json;
+
+use crate::harness::{
+    Client, PARTITIONS, Raw, Setup, System, eventually, jetstream, partition_of, queued, run,
+};
+
+/// What is refused at once is refused within this time, on a busy machine too.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+async fn assert_alive(client: &Client) {
+    assert_eq!(client.get("/health").await.json(), json!({ "status": "ok" }));
+}
+
+fn post(path: &str, headers: &str, body: &str) -> String {
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n{headers}\r\n{body}")
+}
+
+fn claim_request(user: &str, coupon: &str) -> String {
+    let body = json!({ "user_id": user, "coupon_name": coupon }).to_string();
+    post("/api/coupons/claim", &format!("content-length: {}\r\n", body.len()), &body)
+}
+
+/// Waits until the coupon's stream holds exactly that many claims.
+async fn queue_holds(system: &System, coupon: &str, count: usize) {
+    let jetstream = jetstream(system).await;
+    eventually(&format!("{count} claims in the queue"), async || {
+        (queued(&jetstream, partition_of(coupon, PARTITIONS)).await.len() == count).then_some(())
+    })
+    .await;
+}
+
+#[test]
+fn what_is_not_http_is_refused_and_harms_nobody() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        let garbage: Vec<Vec<u8>> = vec![
+            b"GARBAGE\r\n\r\n".to_vec(),
+            b"GET\r\n\r\n".to_vec(),
+            b"GET / HTTP/9.9\r\n\r\n".to_vec(),
+            b"GET /a b c HTTP/1.1\r\nhost: x\r\n\r\n".to_vec(),
+            b"GET / HTTP/1.1\r\nno colon\r\n\r\n".to_vec(),
+            b"GET / HTTP/1.1\r\na\0b: c\r\n\r\n".to_vec(),
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n".to_vec(),
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            (0..=255).cycle().take(100_000).collect(),
+            post("/api/coupons", "content-length: x\r\n", "{}").into(),
+            post("/api/coupons", "content-length: -1\r\n", "{}").into(),
+            post("/api/coupons", "content-length: 2\r\ncontent-length: 3\r\n", "{}").into(),
+            post("/api/coupons", "transfer-encoding: chunked\r\n", "zz\r\n").into(),
+            post("/api/coupons", "transfer-encoding: chunked\r\n", "ffffffffffffffffff\r\n").into(),
+        ];
+        for bytes in garbage {
+            let mut raw = Raw::connect(client.address).await;
+            raw.send(&bytes).await;
+            raw.finish().await;
+            let rest = raw.rest().await;
+            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned();
+            assert!(
+                rest.is_empty() || rest.starts_with("HTTP/1.1 400 ") || rest.starts_with("HTTP/1.0 400 "),
+                "{text}: {rest}"
+            );
+        }
+        assert_alive(client).await;
+        system.stop().await;
+    });
+}
+
+#[test]
+fn huge_heads_are_refused() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        let many: String = (0..5_000).map(|n| format!("x-{n}: y\r\n")).collect();
+        let long = format!("x: {}\r\n", "y".repeat(2_000_000));
+        for headers in [many, long] {
+            let mut raw = Raw::connect(client.address).await;
+            raw.send(format!("GET /health HTTP/1.1\r\nhost: x\r\n{headers}\r\n")).await;
+            let rest = raw.rest().await;
+            // A reset may overtake the answer.
+            assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 431 "), "{rest}");
+        }
+        let mut raw = Raw::connect(client.address).await;
+        raw.send(format!("GET /{} HTTP/1.1\r\nhost: x\r\n\r\n", "y".repeat(2_000_000))).await;
+        let rest = raw.rest().await;
+        assert!(
+            rest.is_empty() || rest.starts_with("HTTP/1.1 431 ") || rest.starts_with("HTTP/1.1 414 "),
+            "{rest}"
+        );
+        assert_alive(client).await;
+        system.stop().await;
+    });
+}
+
+#[test]
+fn slow_heads_and_idle_connections_are_closed() {
+    run(async {
+        let system = Setup::new().apis(1).env("HEADER_TIMEOUT_MS", 300).start().await;
+        let address = system.client().address;
+        let (mut silent, mut slow, mut idle) =
+            (Raw::connect(address).await, Raw::connect(address).await, Raw::connect(address).await);
+        slow.send("GET /health HTTP/1.1\r\nhost: x\r\n").await;
+        idle.send("GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await;
+        assert_eq!(idle.reply().await.unwrap().status, 200);
+        let started = Instant::now();
+        for raw in [&mut silent, &mut slow, &mut idle] {
+            let rest = raw.rest().await;
+            assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 408 "), "{rest}");
+        }
+        assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        // One byte now and then does not help.
+        let mut drip = Raw::connect(address).await;
+        let closed = async {
+            let (started, head) = (Instant::now(), "GET /health HTTP/1.1\r\nhost: x\r\n\r\n");
+            for byte in head.as_bytes() {
+                drip.send([*byte]).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            (started.elapsed(), drip.rest().await)
+        };
+        let (took, rest) = closed.await;
+        assert!(took > Duration::from_millis(300) && !rest.starts_with("HTTP/1.1 200"), "{took:?} {rest}");
+        system.stop().await;
+    });
+}
+
+#[test]
+fn slow_bodies_are_given_up() {
+    run(async {
+        let system = Setup::new().apis(1).workers(1).env("BODY_TIMEOUT_MS", 300).start().await;
+        let client = system.client();
+        for headers in ["content-length: 100\r\n", "transfer-encoding: chunked\r\n"] {
+            let mut raw = Raw::connect(client.address).await;
+            let start = if headers.starts_with('t') { "9\r\n{\"name\":\"" } else { "{\"name\":\"" };
+            raw.send(post("/api/coupons", headers, start)).await;
+            let reply = raw.reply().await.unwrap();
+            assert_eq!(reply.status, 408, "{reply:?}");
+            assert!(reply.body.contains(r#""code":"body_timeout""#), "{reply:?}");
+            // What comes after it cannot be told from the rest of the body.
+            raw.send("GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await;
+            assert_eq!(raw.rest().await, "");
+        }
+        assert_alive(client).await;
+        system.stop().await;
+    });
+}
+
+#[test]
+fn a_body_that_breaks_off_is_refused() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        let whole = r#"{"name":"c","amount":1}"#;
+        for request in [
+            post("/api/coupons", "content-length: 100\r\n", whole),
+            post("/api/coupons", "transfer-encoding: chunked\r\n", &format!("17\r\n{whole}\r\n")),
+        ] {
+            let mut raw = Raw::connect(client.address).await;
+            raw.send(request).await;
+            raw.finish().await;
+            if let Some(reply) = raw.reply().await {
+                assert_eq!(reply.status, 400, "{reply:?}");
+            }
+        }
+        client.get("/api/coupons/c").await.assert_problem(404, "coupon_not_found");
+        // The same bytes, all of them.
+        let mut raw = Raw::connect(client.address).await;
+        raw.send(post(
+            "/api/coupons",
+            "transfer-encoding: chunked\r\n",
+            &format!("17\r\n{whole}\r\n0\r\n\r\n"),
+        ))
+        .await;
+        assert_eq!(raw.reply().await.unwrap().status, 201);
+        system.stop().await;
+    });
+}
+
+#[test]
+fn a_body_of_unknown_length_has_a_limit_too() {
+    run(async {
+        let system = System::start().await;
+        let mut raw = Raw::connect(system.client().address).await;
+        let chunk = format!("1000\r\n{}\r\n", " ".repeat(4_096));
+        raw.send(post("/api/coupons", "transfer-encoding: chunked\r\n", &chunk.repeat(17))).await;
+        let reply = raw.reply().await.unwrap();
+        assert_eq!(reply.status, 413, "{reply:?}");
+        assert!(reply.body.contains(r#""code":"body_too_large""#), "{reply:?}");
+        // A length that no memory holds is refused before its body comes.
+        let mut raw = Raw::connect(system.client().address).await;
+        raw.send(post("/api/coupons", "content-length: 9223372036854775807\r\n", "")).await;
+        assert_eq!(raw.reply().await.unwrap().status, 413);
+        system.stop().await;
+    });
+}
+
+#[test]
+fn requests_may_come_in_one_packet() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        client.create("PROMO", 2).await;
+        let mut raw = Raw::connect(client.address).await;
+        let both =
+            claim_request("ann", "PROMO") + &claim_request("ann", "PROMO") + &claim_request("bob", "PROMO");
+        raw.send(both).await;
+        let mut statuses = Vec::new();
+        for _ in 0..3 {
+            statuses.push(raw.reply().await.unwrap().status);
+        }
+        assert_eq!(statuses, [200, 409, 200]);
+        system.stop().await;
+    });
+}
+
+#[test]
+fn connections_have_a_limit() {
+    run(async {
+        let system = Setup::new().apis(1).env("CONNECTIONS_MAX", 4).start().await;
+        let address = system.client().address;
+        let request = "GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+        let mut open = Vec::new();
+        for _ in 0..4 {
+            let mut raw = Raw::connect(address).await;
+            raw.send(request).await;
+            assert_eq!(raw.reply().await.unwrap().status, 200);
+            open.push(raw);
+        }
+        for _ in 0..3 {
+            let mut raw = Raw::connect(address).await;
+            raw.send(request).await;
+            let started = Instant::now();
+            let reply = raw.reply().await.unwrap();
+            assert_eq!(reply.status, 503, "{reply:?}");
+            assert!(started.elapsed() < AT_ONCE);
+            assert!(reply.head.contains("\r\nretry-after: 1\r\n"), "{reply:?}");
+            assert!(reply.head.contains("\r\nconnection: close\r\n"), "{reply:?}");
+            assert!(reply.head.contains("\r\ncontent-type: application/problem+json\r\n"), "{reply:?}");
+            assert!(reply.body.contains(r#""code":"overloaded""#), "{reply:?}");
+            assert_eq!(raw.rest().await, "");
+        }
+        // Those who are in stay in, and whoever leaves makes room.
+        for raw in &mut open {
+            raw.send(request).await;
+            assert_eq!(raw.reply().await.unwrap().status, 200);
+        }
+        drop(open.pop());
+        eventually("room for another connection", async || {
+            let mut raw = Raw::connect(address).await;
+            raw.send(request).await;
+            (raw.reply().await?.status == 200).then_some(())
+        })
+        .await;
+        system.stop().await;
+    });
+}
+
+#[test]
+fn claims_in_flight_have_a_limit() {
+    run(async {
+        let setup = Setup::new().apis(1).env("IN_FLIGHT_CLAIMS_MAX", 5).env("CLAIM_TIMEOUT_MS", 2_000);
+        let mut system = setup.start().await;
+        let client = system.client().clone();
+        client.create("PROMO", 100).await;
+        let waiting: Vec<_> = (0..5)
+            .map(|number| {
+                let client = client.clone();
+                tokio::spawn(async move { client.claim(&format!("user-{number}"), "PROMO").await })
+            })
+            .collect();
+        queue_holds(&system, "PROMO", 5).await;
+        for _ in 0..3 {
+            let started = Instant::now();
+            client.claim("late", "PROMO").await.assert_problem(503, "overloaded");
+            assert!(started.elapsed() < AT_ONCE);
+        }
+        // Everything else is served.
+        assert_eq!(client.view("PROMO").await["remaining_amount"], 100);
+        for (number, reply) in join_all(waiting).await.into_iter().enumerate() {
+            reply.unwrap().assert_pending(&format!("user-{number}"), "PROMO");
+        }
+        // They have been answered: there is room.
+        client.claim("late", "PROMO").await.assert_pending("late", "PROMO");
+        system.add_worker().await;
+        let late = async || {
+            let reply = client.claim("late", "PROMO").await;
+            (reply.status == 409).then_some(())
+        };
+        eventually("the claim that waited has won", late).await;
+        assert_eq!(client.view("PROMO").await["remaining_amount"], 94);
+        system.stop().await;
+    });
+}
+
+#[test]
+fn a_client_that_goes_away_has_claimed_all_the_same() {
+    run(async {
+        let mut system = Setup::new().apis(1).start().await;
+        let client = system.client().clone();
+        client.create("PROMO", 10).await;
+        for number in 0..5 {
+            let mut raw = Raw::connect(client.address).await;
+            raw.send(claim_request(&format!("gone-{number}"), "PROMO")).await;
+            queue_holds(&system, "PROMO", number + 1).await;
+            drop(raw);
+        }
+        system.add_worker().await;
+        client.claim("here", "PROMO").await.assert_claimed("here", "PROMO");
+        assert_eq!(
+            client.view("PROMO").await["claimed_by"],
+            json!(["gone-0", "gone-1", "gone-2", "gone-3", "gone-4", "here"])
+        );
+        client.claim("gone-0", "PROMO").await.assert_problem(409, "already_claimed");
+        // Half a claim is none.
+        let mut raw = Raw::connect(client.address).await;
+        let request = claim_request("half", "PROMO");
+        raw.send(&request[..request.len() - 3]).await;
+        drop(raw);
+        client.claim("half", "PROMO").await.assert_claimed("half", "PROMO");
+        system.stop().await;
+    });
+}
