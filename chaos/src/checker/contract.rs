@@ -1,0 +1,29 @@
+//! Only answers that the contract allows, with the headers that it promises.
+
+use super::index::Index;
+use super::violation::{Check, Findings};
+use crate::history::{Endpoint, Op, Verdict};
+
+pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
+    for op in &index.round.ops {
+        if let Some(wrong) = wrong(op) {
+            findings.add(Check::Contract, || format!("an answer {wrong}"), |excerpt| excerpt.op(op));
+        }
+    }
+}
+
+fn wrong(op: &Op) -> Option<&'static str> {
+    let response = op.response();
+    match op.verdict() {
+        Verdict::Unexpected => Some("that a valid request never gets"),
+        Verdict::TryAgain if response?.retry_after_s.is_none() => Some("503 without Retry-After"),
+        Verdict::Pending if op.endpoint == Endpoint::Claim && response?.location.is_none() => {
+            Some("202 without Location")
+        }
+        Verdict::Created if response?.location.is_none() => Some("201 without Location"),
+        Verdict::Won if response?.claim_id.is_none() || response?.position.is_none() => {
+            Some("200 without claim_id or position")
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,134 @@
+//! What the streams held, from what workers were sent.
+//!
+//! A message can only be applied by a worker that was sent it, and everything that workers are sent passes
+//! their proxies. So the journal is complete for all that can matter, even where a stream lost messages before
+//! anyone else could have read them. Each delivery says in its reply subject where the message stands: its
+//! sequence number, and the time at which it was stored, which tells two messages with one number apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use common::message::{Batch, Command};
+use tokio::sync::mpsc::Receiver;
+
+use super::lives::{At, Content, Loss, generations};
+use crate::history::Claim;
+use crate::proxy::{Tap, Tapped};
+use crate::state::Journal;
+
+/// Nanoseconds since 1970, by the clock that nats-server stamps messages with.
+pub fn wall_clock_ns() -> u64 {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    messages: BTreeMap<u32, BTreeMap<At, Content>>,
+    losses: BTreeMap<u32, Vec<Loss>>,
+    /// Partitions whose losses are not known for sure.
+    doubtful: BTreeSet<u32>,
+}
+
+/// Gathers what a tap brings.
+#[derive(Debug)]
+pub(super) struct Recorder {
+    tap: Tap,
+    seen: Mutex<Seen>,
+}
+
+impl Recorder {
+    /// Starts a task that ends with the tap.
+    pub(super) fn start(tap: Tap, mut tapped: Receiver<Tapped>) -> Arc<Self> {
+        let recorder = Arc::new(Self { tap, seen: Mutex::default() });
+        let gathering = Arc::clone(&recorder);
+        tokio::spawn(async move {
+            while let Some(tapped) = tapped.recv().await {
+                gathering.add(&tapped);
+            }
+        });
+        recorder
+    }
+
+    fn add(&self, tapped: &Tapped) {
+        let Some((partition, at)) = place(tapped) else { return };
+        let mut seen = self.lock();
+        let messages = seen.messages.entry(partition).or_default();
+        messages.entry(at).or_insert_with(|| content(&tapped.payload)).sent_ns = wall_clock_ns();
+    }
+
+    pub(super) fn lost(&self, partition: u32, loss: Loss) {
+        self.lock().losses.entry(partition).or_default().push(loss);
+    }
+
+    pub(super) fn doubt(&self, partition: u32) {
+        self.lock().doubtful.insert(partition);
+    }
+
+    pub(super) fn clear(&self) {
+        *self.lock() = Seen::default();
+    }
+
+    /// The journal of a partition, and the generation that its stream is in.
+    pub(super) fn journal(&self, partition: u32) -> (Journal, u64) {
+        let seen = self.lock();
+        let (none, no_losses) = (BTreeMap::new(), Vec::new());
+        let messages = seen.messages.get(&partition).unwrap_or(&none);
+        let losses = seen.losses.get(&partition).unwrap_or(&no_losses);
+        let (messages, generation) = generations(messages, losses);
+        let complete = !self.tap.is_lossy() && !seen.doubtful.contains(&partition);
+        (Journal { partition, complete, messages }, generation)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Reads `claims.P` and `$JS.ACK.….SEQUENCE.DELIVERY.TIME.PENDING`; newer servers have more words in front
+/// and one behind.
+fn place(tapped: &Tapped) -> Option<(u32, At)> {
+    let subject = std::str::from_utf8(&tapped.subject).ok()?;
+    let partition = subject.strip_prefix("claims.")?.parse().ok()?;
+    let reply = std::str::from_utf8(tapped.reply.as_ref()?).ok()?;
+    let words: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+    let from = match words.len() {
+        7 => 3,
+        9.. => 5,
+        _ => return None,
+    };
+    let at = At { sequence: words[from].parse().ok()?, stored_ns: words[from + 2].parse().ok()? };
+    Some((partition, at))
+}
+
+fn content(payload: &Bytes) -> Content {
+    let Ok(batch) = Batch::decode(payload) else { return Content::default() };
+    let claims = batch.commands.iter().map(|Command::Claim(claim)| Claim {
+        claim_id: claim.claim_id.as_uuid().to_string(),
+        coupon: claim.coupon_name.as_str().to_owned(),
+        user: claim.user_id.as_str().to_owned(),
+    });
+    Content { sent_ns: 0, batch_id: batch.batch_id.to_string(), claims: claims.collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deliveries_say_where_a_message_stands() {
+        let tapped = |subject: &'static str, reply: &'static str| Tapped {
+            subject: Bytes::from_static(subject.as_bytes()),
+            reply: Some(Bytes::from_static(reply.as_bytes())),
+            payload: Bytes::new(),
+        };
+        let at = At { stored_ns: 1_700, sequence: 42 };
+        let old = tapped("claims.3", "$JS.ACK.CLAIMS-3.worker-x.1.42.7.1700.0");
+        assert_eq!(place(&old), Some((3, at)));
+        let new = tapped("claims.3", "$JS.ACK._.hash.CLAIMS-3.worker-x.1.42.7.1700.0.abc");
+        assert_eq!(place(&new), Some((3, at)));
+        assert_eq!(place(&tapped("replies.x", "$JS.ACK.CLAIMS-3.worker-x.1.42.7.1700.0")), None);
+    }
+}

@@ -1,0 +1,241 @@
+//! The `chaos` program: tries to break the system, and says whether it could.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use chaos::checker;
+use chaos::cluster::Binaries;
+use chaos::history::Reader;
+use chaos::report::Report;
+use chaos::run::{self, Options, RoundResult};
+use chaos::schedule::{FAULTS_MAX, Fault, Shape};
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+/// Crashes, pauses, cuts and floods a whole coupon system on this machine, and checks every answer.
+#[derive(Debug, Parser)]
+#[command(name = "chaos", args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Checks a recorded history again: a file, or a folder of them.
+    Check {
+        /// The file or folder.
+        history: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct RunArgs {
+    /// Shows the faults, what each does and what it threatens.
+    #[arg(long)]
+    list: bool,
+    /// Rounds to run.
+    #[arg(long, default_value_t = 20)]
+    rounds: u32,
+    /// The round to begin with; repeats a part of a longer run.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    first_round: u32,
+    /// Where all chance comes from: the same seed has the same schedule.
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Only these faults, by name.
+    #[arg(long, value_delimiter = ',')]
+    faults: Vec<Fault>,
+    /// Not these faults, by name.
+    #[arg(long, value_delimiter = ',')]
+    without: Vec<Fault>,
+    /// Faults of a round at most. With one at a time recovery times are measured undisturbed.
+    #[arg(long, default_value_t = FAULTS_MAX)]
+    strikes_max: usize,
+    /// How long faults strike in each round.
+    #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u64).range(500..=600_000))]
+    length_ms: u64,
+    /// Concurrent clients.
+    #[arg(long, default_value_t = 48, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    clients: u32,
+    /// The workers' lease time. Shorter than their default, so that more happens in a round.
+    #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(200..=60_000))]
+    lease_ms: u64,
+    /// A short run: 10 rounds of two seconds.
+    #[arg(long)]
+    quick: bool,
+    /// Keeps every history, the logs and the report in this folder.
+    #[arg(long)]
+    keep: Option<PathBuf>,
+    /// Gives each server a small file system in memory, so that disks can be full. Needs the right to mount.
+    #[arg(long)]
+    small_disks: bool,
+    /// Takes the API and the worker from this folder instead of building them.
+    #[arg(long)]
+    bin_dir: Option<PathBuf>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let cli = Cli::parse();
+    let passed = match &cli.command {
+        Some(Command::Check { history }) => check(history),
+        None if cli.run.list => {
+            list();
+            Ok(true)
+        }
+        None => run(&cli.run).await,
+    };
+    match passed {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("chaos: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn list() {
+    for fault in Fault::ALL {
+        println!("{fault}\n    {}\n    threatens: {}", fault.does(), fault.threatens());
+    }
+    println!("\nDisks can only be full with --small-disks.");
+}
+
+fn check(path: &Path) -> anyhow::Result<bool> {
+    let mut files = vec![path.to_owned()];
+    if path.is_dir() {
+        let entries = std::fs::read_dir(path)?.collect::<Result<Vec<_>, _>>()?;
+        files = entries.into_iter().map(|entry| entry.path()).collect();
+        files.retain(|file| file.extension().is_some_and(|extension| extension == "jsonl"));
+        files.sort();
+    }
+    let mut report = Report { command: format!("chaos check {}", path.display()), ..Report::default() };
+    for file in files {
+        let mut reader = Reader::open(&file).with_context(|| format!("opening {}", file.display()))?;
+        while let Some(round) = reader.next_round()? {
+            report.rounds += 1;
+            report.seed = round.seed;
+            report.add_violations(round.number, &[], checker::check(&round));
+        }
+    }
+    println!("{} rounds checked", report.rounds);
+    report.print_violations();
+    Ok(report.passed())
+}
+
+async fn run(args: &RunArgs) -> anyhow::Result<bool> {
+    let temporary = tempfile::Builder::new()
+        .prefix("chaos-")
+        // Postgres may have to run as another user than this program.
+        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .tempdir()?;
+    let histories = args.keep.clone().unwrap_or_else(|| temporary.path().join("histories"));
+    std::fs::create_dir_all(&histories)?;
+    let binaries = match &args.bin_dir {
+        Some(folder) => Binaries::in_folder(folder)?,
+        None => {
+            eprintln!("building the API and the worker");
+            Binaries::build()?
+        }
+    };
+    let options = options(args, temporary.path(), histories);
+    eprintln!("starting Postgres, NATS, {} APIs, {} workers", options.shape.apis, options.shape.workers);
+    let stop = common::shutdown::on_signal()?;
+    let running = run::run(&options, &binaries, |result, report| show(&options, result, report));
+    let result = match stop.run_until_cancelled(running).await {
+        Some(result) => result,
+        None => anyhow::bail!("stopped by a signal"),
+    };
+    let passed = result.as_ref().is_ok_and(Report::passed);
+    if let Some(keep) = &args.keep {
+        copy_logs(&options.folder, keep)?;
+    }
+    if !passed {
+        let kept = temporary.keep();
+        eprintln!("histories are in {}, logs in {}", options.histories.display(), kept.display());
+    }
+    let report = result?;
+    if let Some(keep) = &args.keep {
+        std::fs::write(keep.join("report.json"), report.to_json()?)?;
+    }
+    println!("{report}");
+    Ok(passed)
+}
+
+fn options(args: &RunArgs, folder: &Path, histories: PathBuf) -> Options {
+    let mut faults = if args.faults.is_empty() { Fault::ALL.to_vec() } else { args.faults.clone() };
+    faults.retain(|fault| !args.without.contains(fault) && (args.small_disks || !fault.needs_small_disk()));
+    let (rounds, length_ms) = if args.quick { (10, 2_000) } else { (args.rounds, args.length_ms) };
+    let mut command = format!(
+        "cargo run --release -p chaos -- --rounds {rounds} --first-round {} --seed {} --length-ms {length_ms} \
+         --lease-ms {} --clients {}",
+        args.first_round, args.seed, args.lease_ms, args.clients
+    );
+    for (flag, faults) in [("--faults", &args.faults), ("--without", &args.without)] {
+        if !faults.is_empty() {
+            let names: Vec<&str> = faults.iter().map(|fault| fault.name()).collect();
+            command = format!("{command} {flag} {}", names.join(","));
+        }
+    }
+    if args.strikes_max != FAULTS_MAX {
+        command = format!("{command} --strikes-max {}", args.strikes_max);
+    }
+    if args.small_disks {
+        command.push_str(" --small-disks");
+    }
+    Options {
+        first_round: args.first_round,
+        rounds,
+        seed: args.seed,
+        faults,
+        length_ms,
+        strikes_max: args.strikes_max,
+        clients: args.clients,
+        shape: Shape { apis: 2, workers: 3, partitions: 4, lease_ms: args.lease_ms },
+        small_disks: args.small_disks,
+        folder: folder.to_owned(),
+        histories,
+        keep_all: args.keep.is_some(),
+        command,
+    }
+}
+
+/// One line a round, while the run goes on.
+fn show(options: &Options, result: &RoundResult, report: &Report) {
+    let faults: Vec<String> =
+        result.strikes.iter().map(|strike| format!("{} ({})", strike.fault, strike.target)).collect();
+    let last = options.first_round + options.rounds - 1;
+    eprintln!(
+        "round {:>4} of {last}: {:>5} claims, {:>4} won, {:>4.1} s, {}; {} claims and {} violations so far; {}",
+        result.number,
+        result.claims,
+        result.won,
+        result.took.as_secs_f64(),
+        match result.violations {
+            0 => "kept".to_owned(),
+            count => format!("{count} VIOLATIONS"),
+        },
+        report.claims,
+        report.violations_total,
+        faults.join(", "),
+    );
+}
+
+fn copy_logs(from: &Path, to: &Path) -> std::io::Result<()> {
+    for entry in std::fs::read_dir(from)? {
+        let path = entry?.path();
+        if let (Some(name), Some("log")) =
+            (path.file_name(), path.extension().and_then(|extension| extension.to_str()))
+        {
+            std::fs::copy(&path, to.join(name))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,43 @@
+//! A history that was written is read back as it was, and gives the same result.
+
+use chaos::checker::check;
+use chaos::history::{Entry, Reader, Writer};
+
+use crate::example::valid;
+
+#[test]
+fn a_history_survives_its_file_even_if_the_end_is_missing() {
+    let dir = std::env::temp_dir().join(format!("chaos-history-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = dir.join("history.jsonl");
+    let round = valid();
+    let writer = Writer::create(&path).unwrap();
+    let recorder = writer.recorder();
+    for _ in 0..2 {
+        for event in &round.events {
+            recorder.record(Entry::Event(event.clone())).unwrap();
+        }
+        for op in &round.ops {
+            recorder.record(Entry::Op(Box::new(op.clone()))).unwrap();
+        }
+        recorder.record(Entry::State(Box::new(round.state.clone()))).unwrap();
+    }
+    recorder.record(Entry::Op(Box::new(round.ops[0].clone()))).unwrap();
+    recorder.flush().unwrap();
+    drop(recorder);
+    writer.close().unwrap();
+
+    let text = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &text[..text.len() - 5]).unwrap();
+    let mut reader = Reader::open(&path).unwrap();
+    for _ in 0..2 {
+        let read = reader.next_round().unwrap().expect("a round is missing");
+        assert_eq!(read, round);
+        assert_eq!(check(&read), []);
+    }
+    assert_eq!(reader.next_round().unwrap(), None);
+
+    std::fs::write(&path, "not an entry\n").unwrap();
+    assert!(Reader::open(&path).unwrap().next_round().is_err());
+    std::fs::remove_dir_all(&dir).unwrap();
+}
