@@ -1,0 +1,272 @@
+//! The comparison: all systems, one after the other on the same servers, again and again.
+
+mod machine;
+mod page;
+mod results;
+mod system;
+mod tables;
+mod usage;
+mod workload;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, ensure};
+use serde_json::json;
+use standalone::servers::Postgres;
+use standalone::stack;
+use tokio::runtime::Runtime;
+
+use crate::report::{ms, rate};
+
+use machine::Machine;
+use results::{Measurement, Results, Used};
+use system::{Ground, Running, System};
+use usage::Watched;
+use workload::Workload;
+
+/// What to compare, and how thoroughly.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Beginnings of the workloads' names; empty for all.
+    pub workloads: Vec<String>,
+    /// Names of the systems; empty for all.
+    pub systems: Vec<String>,
+    /// How often everything is measured.
+    pub repeats: u32,
+    /// Length of one measurement.
+    pub seconds: f64,
+    /// Builds the API and the worker first.
+    pub build: bool,
+    /// Where `PERFORMANCE.md` and its plots are written, if at all.
+    pub docs: Option<PathBuf>,
+    /// Where everything measured is written, if at all.
+    pub json: Option<PathBuf>,
+}
+
+/// The folder of the sources.
+#[must_use]
+pub fn workspace() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package.parent().unwrap_or(package).to_owned()
+}
+
+/// Measures everything and returns the tables; false when some run broke a promise.
+///
+/// # Errors
+/// When a system cannot be built or started, or does not answer.
+pub fn bench(options: &Options) -> anyhow::Result<(String, bool)> {
+    let workloads = chosen(Workload::all(), &options.workloads, |workload| workload.id)?;
+    let systems = chosen(System::ALL.to_vec(), &options.systems, |system| system.name())?;
+    let binaries = binaries(options.build)?;
+    // The generator has threads of its own: the runtime only starts and stops processes.
+    let runtime = Runtime::new()?;
+    let folder = temporary_folder()?;
+    let postgres = runtime.block_on(Postgres::start(stack::postgres_options(&folder)))?;
+    let machine = runtime.block_on(Machine::look(&postgres.url("postgres"), &workspace()))?;
+    let ground = Ground { postgres, binaries, folder };
+
+    let outcome = measure(&runtime, &ground, &workloads, &systems, options);
+    let Ground { postgres, folder, .. } = ground;
+    runtime.block_on(postgres.stop())?;
+    // It holds the lock of its folder.
+    drop(postgres);
+    // Kept when something failed, for the logs.
+    let results = outcome.with_context(|| format!("logs are in {}", folder.display()))?;
+    runtime.block_on(Postgres::remove(&stack::postgres_options(&folder).data_dir))?;
+    fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
+
+    let tables = tables::tables(&results, &workloads, &systems);
+    if let Some(file) = &options.json {
+        let all = json!({"machine": machine, "seconds": options.seconds, "measurements": results});
+        fs::write(file, serde_json::to_vec_pretty(&all)?)
+            .with_context(|| format!("writing {}", file.display()))?;
+    }
+    if let Some(docs) = &options.docs {
+        let how = format!(
+            "Each figure is the median of {} runs of {} seconds, each from an empty database, interleaved with those \
+             of the other systems.",
+            options.repeats, options.seconds
+        );
+        page::write(docs, &machine, &results, &tables, &workloads, &systems, &how)?;
+    }
+    let sound = results.0.iter().all(|measurement| measurement.broken.is_empty());
+    Ok((tables, sound))
+}
+
+fn measure(
+    runtime: &Runtime,
+    ground: &Ground,
+    workloads: &[Workload],
+    systems: &[System],
+    options: &Options,
+) -> anyhow::Result<Results> {
+    let mut results = Results::default();
+    let mut run = 0;
+    for repeat in 1..=options.repeats {
+        for (row, workload) in workloads.iter().enumerate() {
+            // Another one begins each time, so that none always has the machine in the same state.
+            let mut order = systems.to_vec();
+            order.rotate_left((repeat as usize + row) % systems.len());
+            for system in order.into_iter().filter(|system| workload.suits(*system)) {
+                run += 1;
+                let measurement = one(runtime, ground, workload, system, (run, repeat), options.seconds)
+                    .with_context(|| format!("{} on {}", workload.id, system.name()))?;
+                eprintln!("  {}", line(&measurement, options.repeats));
+                results.0.push(measurement);
+            }
+        }
+    }
+    Ok(results)
+}
+
+fn one(
+    runtime: &Runtime,
+    ground: &Ground,
+    workload: &Workload,
+    system: System,
+    (run, repeat): (u32, u32),
+    seconds: f64,
+) -> anyhow::Result<Measurement> {
+    let mut running = runtime.block_on(ground.start(system, run))?;
+    let generator = Watched { role: "generator", pid: std::process::id(), tree: false };
+    running.watched.push(generator);
+    let sale = workload.sale(running.targets.clone(), system, seconds).prepare()?;
+
+    let before = Meter::read(&running);
+    let driven = sale.drive(|_| ())?;
+    let after = Meter::read(&running);
+    let mut memory_mib = usage::memory_mib(&running.watched);
+    // It has a peak of all runs, and holds what every user was told.
+    memory_mib.remove("generator");
+
+    let report = driven.check()?;
+    runtime.block_on(ground.stop(running))?;
+    let used = Used { memory_mib, ..after.since(&before) };
+    Ok(Measurement::new(workload.id, system.name(), repeat, report, used))
+}
+
+/// What was used of the machine up to a moment.
+struct Meter {
+    cpu: usage::Seconds,
+    machine: Option<(f64, f64)>,
+}
+
+impl Meter {
+    fn read(running: &Running) -> Self {
+        Self { cpu: usage::cpu_seconds(&running.watched), machine: usage::machine_seconds() }
+    }
+
+    fn since(&self, before: &Self) -> Used {
+        let cpu =
+            self.cpu.iter().map(|(role, seconds)| (*role, seconds - before.cpu.get(role).unwrap_or(&0.0)));
+        let cpu: usage::Seconds = cpu.collect();
+        let ours: f64 = cpu.values().sum();
+        let foreign_cpu = match (self.machine, before.machine) {
+            (Some(after), Some(before)) if after.1 > before.1 => {
+                // The kernel's own work for the disk and the network is counted as foreign, too.
+                ((after.0 - before.0 - ours) / (after.1 - before.1)).max(0.0)
+            }
+            _ => 0.0,
+        };
+        Used { cpu, memory_mib: std::collections::BTreeMap::default(), foreign_cpu }
+    }
+}
+
+fn line(measurement: &Measurement, repeats: u32) -> String {
+    let Measurement {
+        repeat, workload, system, rate: per_second, p50_ms, p99_ms, missed, foreign_cpu, ..
+    } = measurement;
+    let mut line = format!(
+        "{repeat}/{repeats}  {workload:<6}{system:<12}{:>9}/s  p50 {:>6}  p99 {:>6} ms  others' CPU {:>2.0}%",
+        rate(*per_second),
+        ms(*p50_ms),
+        ms(*p99_ms),
+        foreign_cpu * 100.0,
+    );
+    if *missed > 0 {
+        line.push_str(&format!("  missed {missed}"));
+    }
+    if !measurement.broken.is_empty() {
+        line.push_str(&format!("  BROKEN: {}", measurement.broken.join("; ")));
+    }
+    line
+}
+
+/// Those of `all` whose names begin with one of `wanted`.
+fn chosen<T>(
+    mut all: Vec<T>,
+    wanted: &[String],
+    name: impl Fn(&T) -> &'static str,
+) -> anyhow::Result<Vec<T>> {
+    for wish in wanted {
+        let known = || all.iter().map(&name).collect::<Vec<_>>().join(", ");
+        ensure!(all.iter().any(|item| matches(name(item), wish)), "there is no {wish:?}, only {}", known());
+    }
+    all.retain(|item| wanted.is_empty() || wanted.iter().any(|wish| matches(name(item), wish)));
+    Ok(all)
+}
+
+/// A wish is a whole name, or the letter of a group.
+fn matches(name: &str, wish: &str) -> bool {
+    name == wish || wish.len() == 1 && name.starts_with(wish)
+}
+
+/// The folder with this program, the API and the worker, which are built first if `build` says so.
+fn binaries(build: bool) -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let folder = own.parent().context("where is this program?")?.to_owned();
+    if cfg!(debug_assertions) {
+        eprintln!("  this is a debug build: its figures say nothing about the system (use --release)");
+    }
+    if build {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let target = folder.parent().context("where is the target folder?")?;
+        let mut command = Command::new(cargo);
+        command.current_dir(workspace()).args([
+            "build",
+            "-p",
+            "api",
+            "-p",
+            "worker",
+            "--bins",
+            "--target-dir",
+        ]);
+        command.arg(target).args((!cfg!(debug_assertions)).then_some("--release"));
+        let status = command.status().context("running cargo")?;
+        ensure!(status.success(), "building the API and the worker failed");
+    }
+    for name in ["coupon-api", "coupon-worker"] {
+        let path = folder.join(name);
+        ensure!(path.is_file(), "{} is missing", path.display());
+    }
+    Ok(folder)
+}
+
+/// A new folder for the servers' data, on the same disk as the build: other places may be kept in memory.
+fn temporary_folder() -> anyhow::Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let target = own.ancestors().nth(2).context("where is the target folder?")?;
+    let folder = target.join(format!("bench-{}", std::process::id()));
+    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workloads_are_chosen_by_name_or_letter() {
+        let chosen = |wanted: &[&str]| {
+            let wanted = wanted.iter().map(|&wish| wish.to_owned()).collect::<Vec<_>>();
+            let all = chosen(Workload::all(), &wanted, |workload| workload.id);
+            all.map(|all| all.iter().map(|workload| workload.id).collect::<Vec<_>>())
+        };
+        assert_eq!(chosen(&["a", "e"]).unwrap(), ["a1", "a64", "a256", "a1024", "e"]);
+        assert_eq!(chosen(&["a64"]).unwrap(), ["a64"]);
+        assert_eq!(chosen(&[]).unwrap().len(), Workload::all().len());
+        assert!(chosen(&["x"]).is_err());
+    }
+}

@@ -1,0 +1,212 @@
+//! The figures as tables, readable as text and as Markdown.
+
+use std::fmt::Write as _;
+
+use crate::report::{ms, rate};
+
+use super::results::{Measurement, Results, Spread};
+use super::system::System;
+use super::workload::Workload;
+
+/// Workloads whose use of CPU and memory is shown.
+const USAGE_OF: [&str; 4] = ["a256", "a1024", "b", "g"];
+
+/// A table with its columns aligned.
+struct Table(Vec<Vec<String>>);
+
+impl Table {
+    fn new(head: impl IntoIterator<Item = String>) -> Self {
+        Self(vec![head.into_iter().collect()])
+    }
+
+    fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.0.push(cells.into_iter().collect());
+    }
+
+    fn write(&self, out: &mut String) {
+        let columns = self.0.first().map_or(0, Vec::len);
+        let width = |column: usize| {
+            self.0
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let widths = (0..columns).map(width).collect::<Vec<_>>();
+        for (index, row) in self.0.iter().enumerate() {
+            for (cell, width) in row.iter().zip(&widths) {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "| {cell:<width$} ");
+            }
+            out.push_str("|\n");
+            if index == 0 {
+                for width in &widths {
+                    let _ = write!(out, "|{}", "-".repeat(width + 2));
+                }
+                out.push_str("|\n");
+            }
+        }
+        out.push('\n');
+    }
+}
+
+/// All tables, one after the other.
+pub(super) fn tables(results: &Results, workloads: &[Workload], systems: &[System]) -> String {
+    let mut out = String::new();
+    out.push_str(
+        "Decided claims per second, then median and 99th percentile of the latency in milliseconds; ",
+    );
+    out.push_str("medians of all repetitions:\n\n");
+    throughput(results, workloads, systems).write(&mut out);
+    if let Some(table) = ratios(results, workloads, systems) {
+        out.push_str("Ratios of the rates within a repetition: median (lowest to highest):\n\n");
+        table.write(&mut out);
+    }
+    out.push_str("CPU microseconds per decided claim, and memory in MiB, by process:\n\n");
+    usage(results, workloads, systems).write(&mut out);
+    goals(results, &mut out);
+    for note in notes(results) {
+        let _ = writeln!(out, "- {note}");
+    }
+    out
+}
+
+fn throughput(results: &Results, workloads: &[Workload], systems: &[System]) -> Table {
+    let titles = systems.iter().map(|system| system.title().to_owned());
+    let mut table = Table::new([String::new()].into_iter().chain(titles));
+    for workload in workloads {
+        let cells = systems.iter().map(|system| cell(results, workload, *system));
+        table.row([workload.title.to_owned()].into_iter().chain(cells));
+    }
+    table
+}
+
+fn cell(results: &Results, workload: &Workload, system: System) -> String {
+    let figure = |of: fn(&Measurement) -> f64| {
+        results.spread(workload.id, system.name(), of).map(|spread| spread.median)
+    };
+    let (Some(per_second), Some(p50), Some(p99)) =
+        (figure(|m| m.rate), figure(|m| m.p50_ms), figure(|m| m.p99_ms))
+    else {
+        return String::new();
+    };
+    // Latencies of an open loop that fell behind are those of its queue, and grow with the length of the run.
+    if workload.open && figure(|m| m.missed as f64).is_some_and(|missed| missed > 0.0) {
+        return format!("{} · fell behind", rate(per_second));
+    }
+    format!("{} · {} · {}", rate(per_second), ms(p50), ms(p99))
+}
+
+fn ratios(results: &Results, workloads: &[Workload], systems: &[System]) -> Option<Table> {
+    let ours = System::Queue { apis: 1, workers: 1 };
+    let others = systems.iter().filter(|&&system| system != ours).collect::<Vec<_>>();
+    if !systems.contains(&ours) || others.is_empty() {
+        return None;
+    }
+    let titles = others.iter().map(|system| format!("to {}", system.title()));
+    let mut table = Table::new(["this system, 1 + 1".to_owned()].into_iter().chain(titles));
+    for workload in workloads.iter().filter(|workload| !workload.open) {
+        let cells = others.iter().map(|other| {
+            let ids = ((workload.id, ours.name()), (workload.id, other.name()));
+            results.ratio(ids.0, ids.1, |m| m.rate).map(spread).unwrap_or_default()
+        });
+        let cells = cells.collect::<Vec<_>>();
+        if cells.iter().any(|cell| !cell.is_empty()) {
+            table.row([workload.title.to_owned()].into_iter().chain(cells));
+        }
+    }
+    Some(table)
+}
+
+fn spread(Spread { median, min, max }: Spread) -> String {
+    let digits = if median < 10.0 { 2 } else { 0 };
+    format!("{median:.digits$} ({min:.digits$} to {max:.digits$})")
+}
+
+fn usage(results: &Results, workloads: &[Workload], systems: &[System]) -> Table {
+    const ROLES: [&str; 5] = ["api", "worker", "nats", "postgres", "generator"];
+    let mut table = Table::new(
+        ["", "system"].into_iter().chain(ROLES).map(str::to_owned).chain(["CPU in all".to_owned()]),
+    );
+    for workload in workloads.iter().filter(|workload| USAGE_OF.contains(&workload.id)) {
+        for system in systems {
+            let median = |figure: &dyn Fn(&Measurement) -> Option<f64>| {
+                let cell = results.cell(workload.id, system.name());
+                Spread::of(cell.into_iter().filter_map(figure)).map(|spread| spread.median)
+            };
+            if results.cell(workload.id, system.name()).is_empty() {
+                continue;
+            }
+            let cells = ROLES.iter().map(|role| {
+                let cpu = median(&|m| m.cpu_us.get(role).copied());
+                let memory = median(&|m| m.memory_mib.get(role).copied()).filter(|mib| *mib > 0.0);
+                match (cpu, memory) {
+                    (Some(cpu), Some(memory)) => format!("{cpu:.1} µs · {memory:.0} MiB"),
+                    (Some(cpu), None) => format!("{cpu:.1} µs"),
+                    _ => String::new(),
+                }
+            });
+            let total = median(&|m| Some(m.cpu_us.values().sum()));
+            let total = total.map(|us| format!("{us:.1} µs")).unwrap_or_default();
+            let names = [workload.title, system.title()].map(str::to_owned);
+            table.row(names.into_iter().chain(cells).chain([total]));
+        }
+    }
+    table
+}
+
+/// What is compared across workloads.
+fn goals(results: &Results, out: &mut String) {
+    let ours = System::Queue { apis: 1, workers: 1 }.name();
+    let mut line = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            let _ = writeln!(out, "- {name}: {value}");
+        }
+    };
+    let to_hot = |id| results.ratio((id, ours), ("a256", ours), |m| m.rate).map(spread);
+    line("64 coupons against one hot coupon, 256 connections", to_hot("c"));
+    line("10,000 coupons against one hot coupon, 256 connections", to_hot("d"));
+    let latency = results.ratio(("a1", ours), ("a1", System::RowLock.name()), |m| m.p50_ms);
+    line("median latency of one connection against the row lock's", latency.map(spread));
+    line(
+        "endurance: rate of the last quarter against the first quarter's",
+        results.spread("g", ours, endurance).map(spread),
+    );
+    line(
+        "endurance: seconds to view the coupon with its claims afterwards",
+        results.spread("g", ours, |m| m.view_s).map(spread),
+    );
+}
+
+/// The rate of a run's last quarter as a share of the first quarter's.
+fn endurance(measurement: &Measurement) -> f64 {
+    let rates = measurement.timeline.iter().map(|sample| sample.rate).collect::<Vec<_>>();
+    let quarter = (rates.len() / 4).max(1);
+    let sum = |rates: &[f64]| rates.iter().sum::<f64>();
+    sum(&rates[rates.len().saturating_sub(quarter)..]) / sum(&rates[..quarter.min(rates.len())])
+}
+
+/// What a reader has to know before believing the figures.
+fn notes(results: &Results) -> Vec<String> {
+    let mut notes = Vec::new();
+    let unchecked = System::Ceiling.name();
+    let checked = results.0.iter().filter(|m| m.system != unchecked);
+    let (sound, broken): (Vec<_>, Vec<_>) = checked.partition(|m| m.broken.is_empty());
+    notes.push(format!(
+        "After each of {} runs every answer was compared with what the API showed; {} did not match.",
+        sound.len() + broken.len(),
+        broken.len()
+    ));
+    for run in broken {
+        notes.push(format!("BROKEN: {} on {}: {}", run.workload, run.system, run.broken.join("; ")));
+    }
+    if let Some(foreign) = Spread::of(results.0.iter().map(|m| m.foreign_cpu)) {
+        notes.push(format!(
+            "CPU time taken by unrelated programs during the runs: median {:.0}%, at most {:.0}%.",
+            foreign.median * 100.0,
+            foreign.max * 100.0
+        ));
+    }
+    notes
+}

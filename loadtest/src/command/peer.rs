@@ -1,0 +1,49 @@
+//! `loadtest peer`
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+
+use crate::peers;
+
+/// Which design to serve, and where.
+#[derive(Debug, Args)]
+pub struct PeerArgs {
+    /// The design.
+    design: Design,
+    /// Port on the loopback address.
+    #[arg(long)]
+    port: u16,
+    /// The peer's own database; not used by the ceiling.
+    #[arg(long, required_if_eq_any = [("design", "row-lock"), ("design", "conditional")])]
+    database_url: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Design {
+    /// Answers at once and keeps nothing.
+    Ceiling,
+    /// One transaction with a row lock per claim.
+    RowLock,
+    /// One conditional update per claim.
+    Conditional,
+}
+
+impl PeerArgs {
+    pub(super) fn execute(self) -> anyhow::Result<ExitCode> {
+        let runtime = tokio::runtime::Runtime::new().context("the runtime")?;
+        runtime.block_on(async {
+            let url = self.database_url.unwrap_or_default();
+            let router = match self.design {
+                Design::Ceiling => peers::ceiling(),
+                Design::RowLock => peers::row_lock(peers::connect(&url).await.context("the database")?),
+                Design::Conditional => {
+                    peers::conditional(peers::connect(&url).await.context("the database")?)
+                }
+            };
+            peers::serve(router, self.port).await.with_context(|| format!("port {}", self.port))
+        })?;
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,144 @@
+//! Driving the load: what is asked, when, over which connections, and what came of it.
+
+mod alarm;
+mod answer;
+mod connection;
+mod ledger;
+mod pace;
+mod plan;
+mod reactor;
+mod requests;
+mod tally;
+mod zipf;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+pub use answer::{Meaning, code, meaning};
+pub use ledger::{Ledger, Win};
+pub use pace::{Next, Pace, Source};
+pub use plan::{Ask, Mix, Plan, mix};
+pub use requests::Requests;
+pub use tally::{AnswerCount, Answers, Fault, Tally, percentile_ms};
+pub use zipf::Zipf;
+
+use reactor::Reactor;
+
+/// Length of the stretches of time that are counted by themselves, for progress and plots.
+pub const STRETCH: Duration = Duration::from_millis(200);
+
+/// How the load is driven.
+#[derive(Debug, Clone)]
+pub struct Drive {
+    /// Where to connect to; the connections take turns.
+    pub addresses: Vec<SocketAddr>,
+    /// Keep-alive connections, over all threads.
+    pub connections: usize,
+    /// Event loops; each has its share of the connections.
+    pub threads: usize,
+    /// Closed or open loop.
+    pub pace: Pace,
+    /// For how long new requests are sent; `None`: until the plan is done.
+    pub length: Option<Duration>,
+    /// How long to wait for an answer.
+    pub timeout: Duration,
+    /// How often a request is sent again after a 503 or a broken connection.
+    pub retries: u32,
+    /// How long the outcome of a pending claim is asked for.
+    pub follow: Duration,
+    /// How long after `length` to wait for what is under way or overdue.
+    pub drain: Duration,
+}
+
+/// What a run has given.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Everything counted.
+    pub total: Tally,
+    /// What each user was told.
+    pub ledger: Ledger,
+    /// Requests sent.
+    pub sent: u64,
+    /// Requests that were due and never sent, because no connection became free in time.
+    pub unsent: u64,
+    /// From the start to the last final answer.
+    pub elapsed: Duration,
+}
+
+/// A finished stretch of time: the how-manieth it is, and what was counted in it by one thread.
+pub type Stretch = (u64, Tally);
+
+/// Drives `plan` and calls `progress` with each stretch of time that a thread has finished, and with `None` when
+/// nothing came for a while.
+///
+/// # Errors
+/// When an event loop cannot be set up.
+pub fn drive(
+    drive: &Drive,
+    plan: &Plan,
+    requests: &Requests,
+    coupons: usize,
+    mut progress: impl FnMut(Option<Stretch>),
+) -> io::Result<Outcome> {
+    let threads = drive.threads.clamp(1, drive.connections.max(1));
+    let next = AtomicU64::new(0);
+    let failed = AtomicBool::new(false);
+    let connected = Barrier::new(threads);
+    let begin = std::sync::OnceLock::new();
+    let (stretches, finished) = mpsc::channel();
+    let mut outcome = Outcome {
+        total: Tally::default(),
+        ledger: Ledger::new(coupons),
+        sent: 0,
+        unsent: 0,
+        elapsed: Duration::ZERO,
+    };
+    thread::scope(|scope| {
+        let mut reactors = Vec::new();
+        for thread in 0..threads {
+            let share = drive.connections / threads + usize::from(thread < drive.connections % threads);
+            let (stretches, connected, begin, failed, next) =
+                (stretches.clone(), &connected, &begin, &failed, &next);
+            reactors.push(scope.spawn(move || {
+                let reactor = Reactor::connect(drive, requests, (thread, share.max(1)), coupons);
+                if reactor.is_err() {
+                    failed.store(true, Ordering::SeqCst);
+                }
+                // Nobody starts before all connections are open, so that the first requests meet the full load.
+                connected.wait();
+                let reactor = reactor?;
+                if failed.load(Ordering::SeqCst) {
+                    return Err(io::Error::other("another event loop could not be set up"));
+                }
+                let start = *begin.get_or_init(Instant::now);
+                let source = Source::new(plan, drive.pace, start, drive.length, next, (thread, threads));
+                reactor.run(source, start, &stretches)
+            }));
+        }
+        drop(stretches);
+        loop {
+            match finished.recv_timeout(STRETCH) {
+                Ok(stretch) => {
+                    outcome.total.merge(&stretch.1);
+                    progress(Some(stretch));
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => progress(None),
+                Err(mpsc::RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        for reactor in reactors {
+            let share = reactor.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            outcome.ledger.merge(share.ledger);
+            outcome.elapsed = outcome.elapsed.max(share.elapsed);
+        }
+        outcome.sent = next.load(Ordering::SeqCst);
+        let expected = drive.pace.requests(plan, drive.length);
+        outcome.unsent = expected.map_or(0, |expected| expected.saturating_sub(outcome.sent));
+        Ok(outcome)
+    })
+}

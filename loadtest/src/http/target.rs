@@ -1,0 +1,88 @@
+//! Where the requests go.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::str::FromStr;
+
+use anyhow::{Context, bail, ensure};
+
+/// A server, named by a plain `http://` address, with an optional path in front of every request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    host: String,
+    port: u16,
+    base: String,
+}
+
+impl Target {
+    /// The value of the `Host` header.
+    #[must_use]
+    pub fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
+
+    /// The path of the request for `path` (which starts with a slash).
+    #[must_use]
+    pub fn path(&self, path: &str) -> String {
+        format!("{}{path}", self.base)
+    }
+
+    /// The address to connect to.
+    ///
+    /// # Errors
+    /// When the host's name has no address.
+    pub fn resolve(&self) -> io::Result<SocketAddr> {
+        // `localhost` often lists ::1 first while the server listens on 127.0.0.1 only.
+        let name = self.host.trim_start_matches('[').trim_end_matches(']');
+        let mut found = (name, self.port).to_socket_addrs()?.collect::<Vec<_>>();
+        found.sort_by_key(SocketAddr::is_ipv6);
+        found.first().copied().ok_or_else(|| io::Error::other(format!("{name} has no address")))
+    }
+}
+
+impl FromStr for Target {
+    type Err = anyhow::Error;
+
+    fn from_str(url: &str) -> anyhow::Result<Self> {
+        let Some(rest) = url.strip_prefix("http://") else {
+            bail!("the address has to start with http:// (TLS would measure the cipher): {url}");
+        };
+        let (authority, base) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        ensure!(!authority.contains('@'), "credentials in the address are not supported: {url}");
+        // A colon inside brackets belongs to an IPv6 address, not to a port.
+        let port_at = authority.rfind(':').filter(|&at| !authority[at..].contains(']'));
+        let (host, port) = match port_at {
+            Some(at) => {
+                let port = authority[at + 1..].parse().with_context(|| format!("bad port in {url}"))?;
+                (&authority[..at], port)
+            }
+            None => (authority, 80),
+        };
+        ensure!(!host.is_empty(), "no host in {url}");
+        Ok(Self { host: host.to_owned(), port, base: base.trim_end_matches('/').to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_taken_apart() {
+        let target: Target = "http://localhost:8080".parse().unwrap();
+        assert_eq!(target.authority(), "localhost:8080");
+        assert_eq!(target.path("/api/coupons"), "/api/coupons");
+
+        let target: Target = "http://[::1]/front/".parse().unwrap();
+        assert_eq!(target.authority(), "[::1]:80");
+        assert_eq!(target.path("/x"), "/front/x");
+        assert!(target.resolve().unwrap().is_ipv6());
+    }
+
+    #[test]
+    fn what_cannot_be_loaded_is_refused() {
+        for url in ["https://localhost", "localhost:8080", "http://", "http://a:b", "http://u:p@host"] {
+            assert!(url.parse::<Target>().is_err(), "{url}");
+        }
+    }
+}
