@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::inbox::Inbox;
 use crate::problem::Unavailable;
+use crate::receipt::UNPROVEN;
 use crate::store;
 
 /// How often both are asked.
@@ -74,6 +75,17 @@ impl Health {
     /// Returns once both answer.
     pub(crate) async fn ready(&self) {
         while self.check().is_err() {
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    /// Returns once every partition's cursor has been read and speaks of a stream.
+    pub(crate) async fn cursors_known(&self) {
+        let known = || {
+            let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+            !cursors.is_empty() && cursors.iter().all(|cursor| cursor.generation != UNPROVEN)
+        };
+        while !known() {
             tokio::time::sleep(READY_POLL).await;
         }
     }

@@ -125,7 +125,7 @@ impl Api {
         let router = routes::router(state);
 
         // The first claims need not be refused. (The listener queues connections meanwhile.)
-        let ready = async { tokio::join!(health.ready(), streams_ready.cancelled()) };
+        let ready = async { tokio::join!(health.ready(), streams_ready.cancelled(), health.cursors_known()) };
         let ready = stop.run_until_cancelled(tokio::time::timeout(START_TIMEOUT, ready));
         if let Some(Err(_)) = ready.await {
             tracing::warn!("not ready yet; claims are refused until then");

@@ -106,7 +106,9 @@ impl Striker {
         if fault == Fault::DiskFullNats {
             // A nats-server that could not write to a stream does not write to it again, room or not, until
             // it is started anew. Whoever runs it has to do that.
-            self.cluster.nats.lock().await.restart().await?;
+            let mut nats = self.cluster.nats.lock().await;
+            nats.kill().await?;
+            nats.restart().await?;
         }
         // Postgres may have given up.
         self.cluster.restart_servers_that_ended().await

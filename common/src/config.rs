@@ -42,13 +42,14 @@ impl Env {
     /// # Errors
     /// When `.env` exists but cannot be read.
     pub fn load() -> Result<Self, ConfigError> {
-        match dotenvy::dotenv() {
+        match dotenvy::from_path(".env") {
             Ok(_) => {}
             Err(error) if error.not_found() => {}
             Err(error) => return Err(ConfigError::new(".env", error.to_string())),
         }
-        let text = |value: std::ffi::OsString| value.into_string().ok();
-        Ok(std::env::vars_os().filter_map(|(name, value)| Some((text(name)?, text(value)?))).collect())
+        // A value that is no text is kept, so that whoever reads the variable refuses it.
+        let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
+        Ok(std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect())
     }
 
     /// The value of a variable, if it is set.

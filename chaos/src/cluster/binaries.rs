@@ -24,7 +24,9 @@ impl Binaries {
         let target = profile.parent().context("this program is in no target folder")?;
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
         let mut command = Command::new(cargo);
-        command.args(["build", "--quiet", "-p", "api", "-p", "worker"]).env("CARGO_TARGET_DIR", target);
+        // Together with this program, so that all that they share is built once, and is there already.
+        command.args(["build", "--quiet", "-p", "chaos", "-p", "api", "-p", "worker"]);
+        command.env("CARGO_TARGET_DIR", target);
         if profile.ends_with("release") {
             command.arg("--release");
         }

@@ -63,8 +63,10 @@ pub(super) fn tables(results: &Results, workloads: &[Workload], systems: &[Syste
         out.push_str("Ratios of the rates within a repetition: median (lowest to highest):\n\n");
         table.write(&mut out);
     }
-    out.push_str("CPU microseconds per decided claim, and memory in MiB, by process:\n\n");
-    usage(results, workloads, systems).write(&mut out);
+    if workloads.iter().any(|workload| USAGE_OF.contains(&workload.id)) {
+        out.push_str("CPU microseconds per decided claim, and memory in MiB, by process:\n\n");
+        usage(results, workloads, systems).write(&mut out);
+    }
     goals(results, &mut out);
     for note in notes(results) {
         let _ = writeln!(out, "- {note}");
@@ -106,6 +108,7 @@ fn ratios(results: &Results, workloads: &[Workload], systems: &[System]) -> Opti
     }
     let titles = others.iter().map(|system| format!("to {}", system.title()));
     let mut table = Table::new(["this system, 1 + 1".to_owned()].into_iter().chain(titles));
+    let head_only = table.0.len();
     for workload in workloads.iter().filter(|workload| !workload.open) {
         let cells = others.iter().map(|other| {
             let ids = ((workload.id, ours.name()), (workload.id, other.name()));
@@ -116,7 +119,7 @@ fn ratios(results: &Results, workloads: &[Workload], systems: &[System]) -> Opti
             table.row([workload.title.to_owned()].into_iter().chain(cells));
         }
     }
-    Some(table)
+    (table.0.len() > head_only).then_some(table)
 }
 
 fn spread(Spread { median, min, max }: Spread) -> String {

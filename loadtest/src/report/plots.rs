@@ -38,14 +38,18 @@ pub fn throughput(file: &Path, samples: &[Sample]) -> anyhow::Result<()> {
     let canvas = canvas(file)?;
     let end = samples.last().map_or(1.0, |sample| sample.at_s);
     let top = samples.iter().map(|sample| sample.rate).fold(1.0, f64::max) * 1.1;
-    let all = samples.iter().map(|sample| (sample.at_s, sample.rate)).collect();
+    let all: Vec<_> = samples.iter().map(|sample| (sample.at_s, sample.rate)).collect();
     let won = samples.iter().map(|sample| (sample.at_s, sample.won_rate)).collect();
     let axes = Axes {
         title: "Answers per second",
+        legend: SeriesLabelPosition::LowerRight,
         x: Axis { range: 0.0..end, name: "seconds", label: &|at| format!("{at:.1}") },
         y: Axis { range: 0.0..top, name: "", label: &|per_second| rate(*per_second) },
     };
-    lines(&canvas, axes, &[("all", all), ("won", won)]).map_err(|error| anyhow!("{error}"))
+    let mut curves = vec![("all", all), ("won", won)];
+    // One line would hide the other.
+    curves.dedup_by(|won, all| won.1 == all.1);
+    lines(&canvas, axes, &curves).map_err(|error| anyhow!("{error}"))
 }
 
 /// Latency by percentile: each further nine has the same room, and so has each factor of ten in latency.
@@ -73,6 +77,7 @@ pub fn latency(file: &Path, latencies_us: &[(&str, &Histogram<u64>)]) -> anyhow:
     };
     let axes = Axes {
         title: "Latency by percentile, milliseconds",
+        legend: SeriesLabelPosition::LowerRight,
         x: Axis { range: 0.0..4.0, name: "", label: &percentile },
         y: Axis { range: (bottom..top).log_scale(), name: "", label: &|latency| ms(*latency) },
     };
@@ -114,6 +119,8 @@ struct Axis<'a, Range> {
 
 struct Axes<'a, X, Y> {
     title: &'a str,
+    /// Where the curves leave room for their names.
+    legend: SeriesLabelPosition,
     x: Axis<'a, X>,
     y: Axis<'a, Y>,
 }
@@ -132,6 +139,7 @@ where
     let mut chart = ChartBuilder::on(canvas)
         .caption(axes.title, (FONT, 18))
         .margin(14)
+        .margin_right(36)
         .x_label_area_size(36)
         .y_label_area_size(70)
         .build_cartesian_2d(axes.x.range, axes.y.range)?;
@@ -154,7 +162,7 @@ where
     }
     chart
         .configure_series_labels()
-        .position(SeriesLabelPosition::UpperLeft)
+        .position(axes.legend)
         .border_style(TRANSPARENT)
         .background_style(WHITE.mix(0.8))
         .label_font((FONT, 13))

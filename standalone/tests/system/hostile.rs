@@ -141,6 +141,7 @@ fn slow_bodies_are_given_up() {
             let reply = raw.reply().await.unwrap();
             assert_eq!(reply.status, 408, "{reply:?}");
             assert!(reply.body.contains(r#""code":"body_timeout""#), "{reply:?}");
+            assert!(reply.head.contains("\r\nconnection: close\r\n"), "{reply:?}");
             // What comes after it cannot be told from the rest of the body.
             raw.send("GET /health HTTP/1.1\r\nhost: x\r\n\r\n").await;
             assert_eq!(raw.rest().await, "");
@@ -191,10 +192,6 @@ fn a_body_of_unknown_length_has_a_limit_too() {
         let reply = raw.reply().await.unwrap();
         assert_eq!(reply.status, 413, "{reply:?}");
         assert!(reply.body.contains(r#""code":"body_too_large""#), "{reply:?}");
-        // A length that no memory holds is refused before its body comes.
-        let mut raw = Raw::connect(system.client().address).await;
-        raw.send(post("/api/coupons", "content-length: 9223372036854775807\r\n", "")).await;
-        assert_eq!(raw.reply().await.unwrap().status, 413);
         system.stop().await;
     });
 }
