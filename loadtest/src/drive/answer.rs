@@ -1,6 +1,7 @@
 //! What an answer to a claim means.
 
-use memchr::memmem;
+use memchr::memchr;
+use memchr::memmem::Finder;
 
 use crate::http::Response;
 
@@ -24,42 +25,65 @@ pub enum Meaning {
     Unexpected,
 }
 
-/// Tells what `response` means for a claim of `user_id`.
-#[must_use]
-pub fn meaning(response: &Response<'_>, code: &[u8], user_id: &[u8]) -> Meaning {
-    match (response.status, code) {
-        // A win that names somebody else, or says it is still pending, is none.
-        (200 | 201, _) if field(response.body, b"\"status\"") == Some(b"pending") => Meaning::Pending,
-        (200 | 201, _) if memmem::find(response.body, user_id).is_some() => {
-            Meaning::Won { position: number_field(response.body, b"\"position\"") }
+/// Reads answers. The fields are found by their quoted names rather than by parsing the JSON: the bodies are small,
+/// and of every field looked for here there is only one. The searches are prepared once.
+#[derive(Debug)]
+pub struct Reader {
+    status: Finder<'static>,
+    user_id: Finder<'static>,
+    position: Finder<'static>,
+    code: Finder<'static>,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self {
+            status: Finder::new("\"status\""),
+            user_id: Finder::new("\"user_id\""),
+            position: Finder::new("\"position\""),
+            code: Finder::new("\"code\""),
         }
-        (202, _) => Meaning::Pending,
-        (409, b"already_claimed" | b"") => Meaning::AlreadyClaimed,
-        (400, b"sold_out" | b"") => Meaning::SoldOut,
-        (503 | 429, _) => Meaning::TryAgain,
-        _ => Meaning::Unexpected,
     }
 }
 
-/// The stable code in an error's body; empty when there is none.
-#[must_use]
-pub fn code<'a>(response: &Response<'a>) -> &'a [u8] {
-    match response.status {
-        200..400 => b"",
-        _ => field(response.body, b"\"code\"").unwrap_or_default(),
+impl Reader {
+    /// Tells what `response`, with the error code `code`, means for a claim of `user_id`.
+    #[must_use]
+    pub fn meaning(&self, response: &Response<'_>, code: &[u8], user_id: &[u8]) -> Meaning {
+        let body = response.body;
+        match (response.status, code) {
+            (200 | 201, _) if text(&self.status, body) == Some(b"pending") => Meaning::Pending,
+            // A win that names somebody else is none.
+            (200 | 201, _) if text(&self.user_id, body) == Some(user_id) => {
+                Meaning::Won { position: number(&self.position, body) }
+            }
+            (202, _) => Meaning::Pending,
+            (409, b"already_claimed" | b"") => Meaning::AlreadyClaimed,
+            (400, b"sold_out" | b"") => Meaning::SoldOut,
+            (503 | 429, _) => Meaning::TryAgain,
+            _ => Meaning::Unexpected,
+        }
+    }
+
+    /// The stable code in an error's body; empty when there is none.
+    #[must_use]
+    pub fn code<'a>(&self, response: &Response<'a>) -> &'a [u8] {
+        match response.status {
+            200..400 => b"",
+            _ => text(&self.code, response.body).unwrap_or_default(),
+        }
     }
 }
 
-/// The text of a field with a plain string. Found by its quoted name rather than by parsing the JSON: the
-/// bodies are small, and of every field looked for here there is only one.
-fn field<'a>(body: &'a [u8], quoted_name: &[u8]) -> Option<&'a [u8]> {
-    let text = value(body, quoted_name)?.strip_prefix(b"\"")?;
-    text.iter().position(|&byte| byte == b'"').map(|end| &text[..end])
+/// The value of a field with a plain string.
+fn text<'a>(name: &Finder<'_>, body: &'a [u8]) -> Option<&'a [u8]> {
+    let text = value(name, body)?.strip_prefix(b"\"")?;
+    memchr(b'"', text).map(|end| &text[..end])
 }
 
-fn number_field(body: &[u8], quoted_name: &[u8]) -> Option<u32> {
-    let value = value(body, quoted_name)?;
-    let digits = value.iter().take_while(|byte| byte.is_ascii_digit());
+/// The value of a field with a whole number.
+fn number(name: &Finder<'_>, body: &[u8]) -> Option<u32> {
+    let digits = value(name, body)?.iter().take_while(|byte| byte.is_ascii_digit());
     let mut number = None;
     for digit in digits {
         number = Some(number.unwrap_or(0u32).checked_mul(10)?.checked_add(u32::from(digit - b'0'))?);
@@ -67,8 +91,8 @@ fn number_field(body: &[u8], quoted_name: &[u8]) -> Option<u32> {
     number
 }
 
-fn value<'a>(body: &'a [u8], quoted_name: &[u8]) -> Option<&'a [u8]> {
-    let at = memmem::find(body, quoted_name)? + quoted_name.len();
+fn value<'a>(name: &Finder<'_>, body: &'a [u8]) -> Option<&'a [u8]> {
+    let at = name.find(body)? + name.needle().len();
     Some(body[at..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
 }
 
@@ -79,7 +103,8 @@ mod tests {
     fn means(status: u16, body: &str) -> Meaning {
         let body = body.as_bytes();
         let response = Response { status, body, close: false, retry_after_s: None, location: None };
-        meaning(&response, code(&response), b"user-7")
+        let reader = Reader::default();
+        reader.meaning(&response, reader.code(&response), b"user-7")
     }
 
     #[test]

@@ -19,7 +19,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub use answer::{Meaning, code, meaning};
+pub use answer::{Meaning, Reader};
 pub use ledger::{Ledger, Win};
 pub use pace::{Next, Pace, Source};
 pub use plan::{Ask, Mix, Plan, mix};

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
 use std::sync::mpsc::Sender;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use mio::event::Event;
@@ -12,7 +13,7 @@ use mio::{Events, Token};
 use crate::http::Layout;
 
 use super::alarm::AlarmPoll;
-use super::answer::{Meaning, code, meaning};
+use super::answer::{Meaning, Reader};
 use super::connection::{Connection, Link, Phase, Received, Request};
 use super::ledger::{Ledger, Win};
 use super::pace::{Next, Source};
@@ -24,6 +25,12 @@ use super::{Drive, STRETCH, Stretch};
 const SWEEP: Duration = Duration::from_millis(100);
 /// Events taken at once.
 const EVENTS_MAX: usize = 1024;
+/// With this many busy connections, an event loop that gets less than one in [`TRICKLE`] of them at a time lets
+/// others run first. A server on the same machine pays for waking it up; measured with an empty handler and 256
+/// connections, fewer and larger helpings save both of them a fifth of their CPU time.
+const CROWD: usize = 64;
+/// See [`CROWD`].
+const TRICKLE: usize = 8;
 /// First pause before a connection is opened again, or a request is sent again; it doubles with each failure.
 const PAUSE: Duration = Duration::from_millis(50);
 /// The longest pause, whatever the server's `Retry-After` says.
@@ -43,6 +50,7 @@ pub(super) struct Reactor<'a> {
     drive: &'a Drive,
     requests: &'a Requests,
     poll: AlarmPoll,
+    reader: Reader,
     connections: Vec<Connection>,
     /// Connections without a request, waiting for one to be due.
     idle: Vec<usize>,
@@ -71,6 +79,7 @@ impl<'a> Reactor<'a> {
             drive,
             requests,
             poll: AlarmPoll::new()?,
+            reader: Reader::default(),
             connections: addresses.take(share).map(|&address| Connection::new(address, now)).collect(),
             idle: Vec::with_capacity(share),
             timers: BinaryHeap::with_capacity(share),
@@ -112,6 +121,7 @@ impl<'a> Reactor<'a> {
         let deadline = self.drive.length.map(|length| start + length + self.drive.drain);
         let mut events = Events::with_capacity(EVENTS_MAX);
         let mut stretch = 0;
+        let mut arrived = usize::MAX;
         let mut next_sweep = start + SWEEP;
         self.last_answer = start;
         for index in 0..self.connections.len() {
@@ -124,7 +134,12 @@ impl<'a> Reactor<'a> {
         {
             let due = self.start_due(now, &mut source);
             let wake = due.into_iter().chain(self.wake_at()).min();
+            let crowded = self.idle.is_empty() && self.connections.len() >= CROWD;
+            if crowded && arrived < self.connections.len() / TRICKLE {
+                thread::yield_now();
+            }
             self.poll.wait(&mut events, now, wake, SWEEP)?;
+            arrived = events.iter().count();
             now = Instant::now();
             let current = stretch_of(start, now);
             if current > stretch {
@@ -248,10 +263,10 @@ impl<'a> Reactor<'a> {
         let now = Instant::now();
         let connection = &mut self.connections[index];
         let response = connection.answer.view(layout);
-        let code = code(&response);
+        let code = self.reader.code(&response);
         self.tally.answers.add(response.status, code);
         let Some(request) = &mut connection.request else { return };
-        let meaning = meaning(&response, code, &connection.user_id);
+        let meaning = self.reader.meaning(&response, code, &connection.user_id);
         let pause = response.retry_after_s.map_or(PAUSE, |s| Duration::from_secs(s.into())).min(PAUSE_MAX);
         let again = match meaning {
             Meaning::Pending => {
