@@ -39,6 +39,8 @@ impl Binaries {
 
     /// Takes both from a folder.
     pub fn in_folder(folder: &Path) -> anyhow::Result<Self> {
+        // The processes run in folders of their own.
+        let folder = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
         let find = |name: &str| {
             let path = folder.join(name);
             path.is_file().then_some(path).with_context(|| format!("no {name} in {}", folder.display()))
