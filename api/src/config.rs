@@ -24,6 +24,9 @@ pub const BATCH_CLAIMS_MAX_DEFAULT: usize = 1_000;
 /// Default of `BATCH_BYTES_MAX`.
 pub const BATCH_BYTES_MAX_DEFAULT: usize = 512 << 10;
 
+/// Default of `BATCHES_IN_FLIGHT`.
+pub const BATCHES_IN_FLIGHT_DEFAULT: usize = 4;
+
 /// Default of `SOLD_OUT_WINNERS_MAX`; each takes about 16 bytes.
 pub const SOLD_OUT_WINNERS_MAX_DEFAULT: usize = 1_000_000;
 
@@ -76,6 +79,9 @@ pub struct Limits {
     pub batch_claims_max: usize,
     /// `BATCH_BYTES_MAX`: bytes of one message; the server's own limit also holds.
     pub batch_bytes_max: usize,
+    /// `BATCHES_IN_FLIGHT`: messages, one of a partition, that wait for their replies while more claims
+    /// gather. A partition whose reply takes long does not count.
+    pub batches_in_flight: usize,
     /// `SOLD_OUT_WINNERS_MAX`: winners of sold-out coupons, all together, that are remembered so that
     /// others need not go through the queue to be refused; 0 sends everyone through it.
     pub sold_out_winners_max: usize,
@@ -129,6 +135,7 @@ impl Limits {
                 1..=1_000_000,
             )?,
             batch_claims_max: env.number("BATCH_CLAIMS_MAX", BATCH_CLAIMS_MAX_DEFAULT, 1..=10_000)?,
+            batches_in_flight: env.number("BATCHES_IN_FLIGHT", BATCHES_IN_FLIGHT_DEFAULT, 1..=1_000)?,
             batch_bytes_max: env.number("BATCH_BYTES_MAX", BATCH_BYTES_MAX_DEFAULT, 16_384..=8_388_608)?,
             sold_out_winners_max: env.number(
                 "SOLD_OUT_WINNERS_MAX",

@@ -1,7 +1,9 @@
 //! From requests to messages: one task per partition, which publishes what waits as one message.
 //!
-//! While a publish is under way the next claims gather. There is no timer and no added latency: an
-//! idle system sends batches of one, a loaded one sends batches of hundreds.
+//! While a batch is under way the next claims gather: an idle system sends batches of one at once, a
+//! loaded one sends batches of hundreds. What a batch costs, a write to disk on either side and a
+//! handful of messages, is nearly the same however many claims it holds. So a partition has one under
+//! way, and all of them together a few: where many partitions are busy, they take turns.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::health::Health;
-use crate::inbox::{Answer, Inbox, Published, Waiter};
+use crate::inbox::{Answer, Inbox, Published, Slot, Waiter};
 use crate::problem::Unavailable;
 use crate::receipt::{Receipt, UNPROVEN};
 use crate::resolve::answer_all;
@@ -27,6 +29,10 @@ use crate::soldout::Desk;
 /// How long the acknowledgement of a publish holds up the next one. The batch goes on waiting for
 /// its outcome after that.
 const ACK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long claims gather at most while earlier batches wait for their replies, and how long a batch
+/// makes other partitions wait. Workers that are slow or away do not keep claims from being stored.
+pub(crate) const GATHER_MAX: Duration = Duration::from_millis(20);
 
 /// About how long one command is, to size a message's buffer.
 const COMMAND_BYTES_TYPICAL: usize = 160;
@@ -72,6 +78,7 @@ impl Dispatcher {
         tasks: &TaskTracker,
         stopping: CancellationToken,
     ) -> Self {
+        let in_flight = Arc::new(Semaphore::new(limits.batches_in_flight));
         let senders = (0..partitions)
             .map(|number| {
                 // As wide as all claims in flight: the semaphore is what bounds them.
@@ -81,6 +88,8 @@ impl Dispatcher {
                     parts: parts.clone(),
                     claims_max: limits.batch_claims_max,
                     bytes_max: limits.batch_bytes_max,
+                    turn: Arc::new(Semaphore::new(1)),
+                    in_flight: in_flight.clone(),
                 };
                 tasks.spawn(lane.run(receiver));
                 sender
@@ -145,6 +154,10 @@ struct Lane {
     parts: Parts,
     claims_max: usize,
     bytes_max: usize,
+    /// This partition's one batch under way.
+    turn: Arc<Semaphore>,
+    /// All partitions' batches under way.
+    in_flight: Arc<Semaphore>,
 }
 
 impl Lane {
@@ -156,17 +169,26 @@ impl Lane {
                 return;
             }
             waiting.extend(arrived.drain(..));
+            let slot = tokio::time::timeout(GATHER_MAX, self.slot()).await.ok();
             while waiting.len() < self.claims_max
                 && let Ok(waiter) = claims.try_recv()
             {
                 waiting.push_back(waiter);
             }
-            self.publish_next(&mut waiting).await;
+            self.publish_next(&mut waiting, slot).await;
         }
     }
 
+    /// Waits for this partition's turn, and then for room among all partitions: one that gets no
+    /// replies keeps its turn, and so stands in nobody's way.
+    async fn slot(&self) -> Slot {
+        let turn = self.turn.clone().acquire_owned().await.expect("never closed");
+        let room = self.in_flight.clone().acquire_owned().await.expect("never closed");
+        Slot { turn, room: Some(room) }
+    }
+
     /// Publishes the first of what is waiting as one message, and waits for its acknowledgement.
-    async fn publish_next(&self, waiting: &mut VecDeque<Waiter>) {
+    async fn publish_next(&self, waiting: &mut VecDeque<Waiter>, slot: Option<Slot>) {
         if let Err(reason) = self.parts.health.check() {
             answer_all(waiting.drain(..), Answer::Unavailable(reason));
             return;
@@ -178,7 +200,7 @@ impl Lane {
         let (batch_id, payload) = writer.finish();
         let cursor = self.parts.health.cursor(self.partition);
         let inbox = &self.parts.inbox;
-        let (number, acknowledged) = inbox.register(batch_id, batch);
+        let (number, acknowledged) = inbox.register(batch_id, batch, slot);
         let mut headers = HeaderMap::new();
         headers.insert(REPLY_HEADER, inbox.reply_subject(number));
         let published = self.parts.queue.client.publish_with_reply_and_headers(

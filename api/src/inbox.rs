@@ -19,6 +19,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::dispatcher::GATHER_MAX;
 use crate::problem::Unavailable;
 use crate::receipt::Receipt;
 use crate::resolve::Resolver;
@@ -89,6 +90,17 @@ pub(crate) struct Pending {
     /// The connection it was published on: answers do not survive it.
     pub(crate) link_epoch: u64,
     acknowledged: Option<oneshot::Sender<Published>>,
+    published: Instant,
+    slot: Option<Slot>,
+}
+
+/// What a batch under way holds.
+pub(crate) struct Slot {
+    /// Its partition's turn, until the reply.
+    #[expect(dead_code, reason = "held to be dropped")]
+    pub(crate) turn: OwnedSemaphorePermit,
+    /// Room among the batches of all partitions, for [`GATHER_MAX`] at most.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
 /// All batches that wait for an answer.
@@ -123,6 +135,7 @@ impl Inbox {
         &self,
         batch_id: Uuid,
         waiters: Vec<Waiter>,
+        slot: Option<Slot>,
     ) -> (u64, oneshot::Receiver<Published>) {
         let (acknowledged, receiver) = oneshot::channel();
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
@@ -135,6 +148,8 @@ impl Inbox {
             deadline,
             link_epoch,
             acknowledged: Some(acknowledged),
+            published: Instant::now(),
+            slot,
         };
         self.lock().insert(number, pending);
         (number, receiver)
@@ -244,6 +259,10 @@ impl Inbox {
             let (now, link_epoch) = (Instant::now(), self.queue.link.borrow().epoch);
             let up = self.queue.link.borrow().up;
             let mut entries = self.lock();
+            let late = entries.values_mut().filter(|pending| now >= pending.published + GATHER_MAX);
+            for slot in late.filter_map(|pending| pending.slot.as_mut()) {
+                slot.room = None;
+            }
             let orphans = entries
                 .extract_if(|_, pending| pending.deadline <= now || !up || pending.link_epoch != link_epoch)
                 .map(|(_, pending)| pending);

@@ -66,7 +66,8 @@ pub struct Coupon {
 pub async fn coupon(connection: &mut PgConnection, name: &CouponName) -> Result<Option<Coupon>> {
     sqlx::query_as(
         "SELECT amount, remaining_amount,
-                coalesce((SELECT max(position) FROM claims WHERE coupon_name = name), 0) AS last_position
+                coalesce((SELECT position FROM claims WHERE coupon_name = name
+                          ORDER BY position DESC LIMIT 1), 0) AS last_position
          FROM coupons WHERE name = $1",
     )
     .bind(name.as_str())
@@ -120,7 +121,8 @@ pub async fn versions(
          FROM unnest($1::text[]) AS asked (name)
          CROSS JOIN LATERAL (
              SELECT name, xmin::text::bigint AS transaction,
-                    (SELECT max(position) FROM claims WHERE coupon_name = coupons.name) AS last_position
+                    (SELECT position FROM claims WHERE coupon_name = coupons.name
+                     ORDER BY position DESC LIMIT 1) AS last_position
              FROM coupons WHERE coupons.name = asked.name AND remaining_amount = 0 LIMIT 1
          ) AS coupon",
     )
@@ -165,6 +167,7 @@ pub async fn claim_states(
 ) -> Result<Vec<ClaimState>> {
     let names: Vec<&str> = pairs.iter().map(|(name, _)| name.as_str()).collect();
     let users: Vec<&str> = pairs.iter().map(|(_, user)| user.as_str()).collect();
+    // "The first row from this pair on": only the index that finds a user at once can tell.
     let rows: Vec<ClaimStateRow> = sqlx::query_as(
         "SELECT pair.place, claim.claim_id, claim.position, coupon.remaining_amount,
                 partitions.generation, partitions.last_seq
@@ -174,8 +177,11 @@ pub async fn claim_states(
              SELECT remaining_amount FROM coupons WHERE coupons.name = pair.coupon_name LIMIT 1
          ) AS coupon ON true
          LEFT JOIN LATERAL (
-             SELECT claim_id, position FROM claims
-             WHERE claims.coupon_name = pair.coupon_name AND claims.user_id = pair.user_id LIMIT 1
+             SELECT next.claim_id, next.position FROM (
+                 SELECT coupon_name, user_id, claim_id, position FROM claims
+                 WHERE (claims.coupon_name, claims.user_id) >= (pair.coupon_name, pair.user_id)
+                 ORDER BY claims.coupon_name, claims.user_id LIMIT 1
+             ) AS next WHERE next.coupon_name = pair.coupon_name AND next.user_id = pair.user_id
          ) AS claim ON true
          WHERE partitions.id = $1
          ORDER BY pair.place",

@@ -80,6 +80,7 @@ fn a_wrong_value_of_any_variable_is_named() {
         ("CLAIM_TIMEOUT_MS", "5s"),
         ("IN_FLIGHT_CLAIMS_MAX", "0"),
         ("BATCH_CLAIMS_MAX", "0"),
+        ("BATCHES_IN_FLIGHT", "0"),
         ("BATCH_BYTES_MAX", "1"),
         ("SOLD_OUT_WINNERS_MAX", "-1"),
         ("DB_POOL_MAX", "0"),

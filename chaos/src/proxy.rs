@@ -3,7 +3,7 @@
 //! Each link between two processes gets a proxy of its own. What it does to the bytes is a set of [`Rule`]s
 //! that can be imposed and lifted at any moment, several at once; without rules it passes everything on.
 //! Most rules know nothing of the protocol (hold, delay, slice, cut). A few aim at one message: the answer to
-//! a COMMIT, the acknowledgement of a publish. For those the proxy follows the protocol's framing; a
+//! a commit, the acknowledgement of a publish. For those the proxy follows the protocol's framing; a
 //! connection whose framing it cannot follow is passed on byte by byte and only loses the aimed faults.
 //!
 //! Limits: plain TCP without TLS; loopback only; [`CONNECTIONS_MAX`] connections a proxy, and a bounded number

@@ -74,6 +74,24 @@ pub async fn connect(
     }
 }
 
+/// Tells the planner of a connection to probe indexes and nothing else.
+///
+/// On tables without statistics, or with those of another day, it would scan or sort, and keep that plan
+/// while the tables grow. Without these, the statements of claims must have one plan only: an index's
+/// order or a LATERAL look-up.
+pub fn probing(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([
+        ("plan_cache_mode", "force_generic_plan"),
+        ("enable_seqscan", "off"),
+        ("enable_bitmapscan", "off"),
+        ("enable_hashjoin", "off"),
+        ("enable_mergejoin", "off"),
+        ("enable_sort", "off"),
+        ("enable_incremental_sort", "off"),
+        ("jit", "off"),
+    ])
+}
+
 /// Whether an error may go away by itself: the server is not there, starting or stopping, or has
 /// no connection to spare. Everything else it said on purpose.
 pub fn is_passing(error: &sqlx::Error) -> bool {

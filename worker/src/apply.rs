@@ -1,35 +1,25 @@
-//! One transaction per batch of messages: a fixed handful of statements, however many claims and
-//! coupons it holds.
+//! One transaction per batch of messages, and two statements, however many claims and coupons it
+//! holds: look, decide, write.
 
 use std::time::Duration;
 
 use common::message::{Command, Outcome, Reply, VERSION};
 use common::partition::PartitionId;
 use common::queue;
-use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
 use crate::rules::{self, Request};
 use crate::source::Message;
-use crate::store::{self, Fence, PartitionRow, Winners};
+use crate::store::{self, Changes, Fence, PartitionRow, Written};
 
 /// The messages of one transaction and, once decided, their outcomes.
 #[derive(Debug)]
 pub(crate) struct Transaction {
     fence: Fence,
     messages: Vec<Message>,
-    /// Set when all statements but COMMIT have succeeded. A later attempt that does not get so far
-    /// leaves it: should an earlier one have been committed after all, these are its outcomes.
-    outcomes: Option<Vec<Outcome>>,
-}
-
-/// How a transaction ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Applied {
-    /// It is on disk.
-    Committed,
-    /// The partition is not ours any more, or its cursor is elsewhere: nothing was changed.
-    Fenced,
+    /// The outcomes of the attempt that was committed or, while that is not known, of all that may
+    /// have been. They are the same unless somebody changed rows by hand in between.
+    outcomes: Vec<Vec<Outcome>>,
 }
 
 impl Transaction {
@@ -51,7 +41,7 @@ impl Transaction {
             new_time_ns: last.stored_ns,
             lease,
         };
-        Self { fence, messages, outcomes: None }
+        Self { fence, messages, outcomes: Vec::new() }
     }
 
     /// Where the cursor stands after the transaction.
@@ -61,11 +51,11 @@ impl Transaction {
         row.last_time_ns = row.last_time_ns.max(Some(self.fence.new_time_ns));
     }
 
-    /// Whether `row` shows that this transaction was committed: under our epoch nobody else can
-    /// have moved the cursor to its end.
+    /// Whether `row` shows that this transaction was committed, and its outcomes are known: under our
+    /// epoch nobody else can have moved the cursor to its end.
     pub(crate) fn is_in(&self, row: &PartitionRow) -> bool {
         let fence = &self.fence;
-        self.outcomes.is_some()
+        self.outcomes.len() == 1
             && (row.epoch, row.generation, row.last_seq, row.last_batch_id)
                 == (fence.epoch, fence.generation, fence.new_seq, Some(fence.new_batch_id))
     }
@@ -78,30 +68,15 @@ impl Transaction {
 
     /// Applies all messages. After an error the connection is of no more use, and whether the
     /// transaction was committed is unknown.
-    pub(crate) async fn apply(&mut self, connection: &mut PgConnection) -> sqlx::Result<Applied> {
+    pub(crate) async fn apply(&mut self, connection: &mut PgConnection) -> sqlx::Result<Written> {
         let claims: Vec<_> = claims(&self.messages).collect();
         let mut coupon_names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
         coupon_names.sort_unstable();
         coupon_names.dedup();
 
-        let mut transaction = connection.begin().await?;
-        let Some(stocks) = store::pass_fence(&mut transaction, &self.fence, &coupon_names).await? else {
-            transaction.rollback().await?;
-            return Ok(Applied::Fenced);
-        };
-        for message in &self.messages {
-            if let Err((reason, payload)) = &message.content {
-                tracing::error!(partition = %self.fence.partition, sequence = message.sequence, reason, "dead letter");
-                store::bury(&mut transaction, &self.fence, message.sequence, reason, payload).await?;
-            }
-        }
-        let taken = if stocks.iter().all(Option::is_none) {
-            vec![None; claims.len()]
-        } else {
-            let names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
-            let users: Vec<&str> = claims.iter().map(|claim| claim.user_id.as_str()).collect();
-            store::taken(&mut transaction, &names, &users).await?
-        };
+        let names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
+        let users: Vec<&str> = claims.iter().map(|claim| claim.user_id.as_str()).collect();
+        let snapshot = store::look_up(connection, &coupon_names, &names, &users).await?;
         let requests: Vec<_> = claims
             .iter()
             .map(|claim| Request {
@@ -112,22 +87,40 @@ impl Transaction {
                 claim_id: claim.claim_id,
             })
             .collect();
-        let decision = rules::decide(&requests, &stocks, &taken);
-        if !decision.winners.is_empty() {
-            let sold: Vec<_> =
-                coupon_names.iter().copied().zip(decision.won).filter(|(_, count)| *count > 0).collect();
-            let mut winners = Winners::default();
-            for (index, position) in decision.winners {
-                winners.coupon_names.push(claims[index].coupon_name.as_str());
-                winners.user_ids.push(claims[index].user_id.as_str());
-                winners.claim_ids.push(claims[index].claim_id.as_uuid());
-                winners.positions.push(position);
+        let decision = rules::decide(&requests, &snapshot.stocks, &snapshot.taken);
+
+        let mut changes = Changes::default();
+        for ((name, stock), won) in coupon_names.iter().copied().zip(snapshot.stocks).zip(decision.won) {
+            if let (Some(stock), 1..) = (stock, won) {
+                changes.sold_names.push(name);
+                changes.sold_counts.push(won);
+                changes.sold_from.push(stock.remaining);
             }
-            store::write(&mut transaction, &sold, &winners).await?;
         }
-        self.outcomes = Some(decision.outcomes);
-        transaction.commit().await?;
-        Ok(Applied::Committed)
+        for (index, position) in decision.winners {
+            changes.coupon_names.push(names[index]);
+            changes.user_ids.push(users[index]);
+            changes.claim_ids.push(claims[index].claim_id.as_uuid());
+            changes.positions.push(position);
+        }
+        for message in &self.messages {
+            if let Err((reason, payload)) = &message.content {
+                tracing::error!(partition = %self.fence.partition, sequence = message.sequence, reason, "dead letter");
+                changes.dead_sequences.push(message.sequence);
+                changes.dead_reasons.push(reason.clone());
+                changes.dead_payloads.push(payload);
+            }
+        }
+        // From here on it may be committed without our hearing of it, also when this is cancelled.
+        if !self.outcomes.contains(&decision.outcomes) {
+            self.outcomes.push(decision.outcomes.clone());
+        }
+        let written = store::write(connection, &self.fence, &changes).await;
+        if let Ok(Written::Committed) = written {
+            // Under one fence there is one commit: it was this attempt, and no earlier one.
+            self.outcomes = vec![decision.outcomes];
+        }
+        written
     }
 
     /// Sends each message's outcomes to the inbox that it names. To be called after the commit.
@@ -136,7 +129,7 @@ impl Transaction {
             // The APIs have noticed as well and look their claims up.
             return;
         }
-        let mut outcomes = self.outcomes.as_deref().unwrap_or_default();
+        let mut outcomes = self.outcomes.first().map_or(&[][..], Vec::as_slice);
         for message in &self.messages {
             let Ok(batch) = &message.content else { continue };
             let (own, rest) = outcomes.split_at(batch.commands.len());

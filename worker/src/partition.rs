@@ -14,9 +14,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
-use crate::apply::{Applied, Transaction};
+use crate::apply::Transaction;
 use crate::source::{Source, SourceError};
-use crate::store::{self, PartitionRow};
+use crate::store::{self, PartitionRow, Written};
 
 /// How long a connection to Postgres may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -151,11 +151,12 @@ impl Partition {
         loop {
             let error = match self.connection().await {
                 Ok(connection) => match tokio::time::timeout(timeout, transaction.apply(connection)).await {
-                    Ok(Ok(Applied::Committed)) => return Ok(()),
-                    Ok(Ok(Applied::Fenced)) => {
+                    Ok(Ok(Written::Committed)) => return Ok(()),
+                    Ok(Ok(Written::Fenced)) => {
                         tracing::warn!(partition = %self.id, epoch = self.epoch, fenced = true, "commit refused");
                         return self.after_fence().await;
                     }
+                    Ok(Ok(Written::Overtaken)) => "rows were changed by hand meanwhile".to_owned(),
                     Ok(Err(error)) => error.to_string(),
                     Err(_) => "no answer in time".to_owned(),
                 },

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use common::database::probing;
 use common::partition::PartitionId;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Result};
@@ -18,9 +19,7 @@ const REASON_CHARS_MAX: usize = 1_000;
 
 /// Opens a connection for claims.
 ///
-/// The planner is told to probe indexes and nothing else: on tables without statistics it would
-/// scan, and keep that plan while the tables grow. A worker that freezes within a transaction loses
-/// its locks before its lease ends.
+/// A worker never waits longer for somebody else's lock than its lease lasts.
 ///
 /// # Errors
 /// When the server cannot be reached, or refuses.
@@ -30,17 +29,11 @@ pub async fn connect_for_claims(
     statement_timeout: Duration,
 ) -> Result<PgConnection> {
     let below_lease = (lease * 3 / 4).as_millis().to_string();
-    let options = options.clone().options([
+    let options = probing(options.clone()).options([
         ("lock_timeout", below_lease.as_str()),
-        ("idle_in_transaction_session_timeout", below_lease.as_str()),
         ("statement_timeout", &statement_timeout.as_millis().to_string()),
         // A claim is answered when it is on disk, whatever the server's default.
         ("synchronous_commit", "on"),
-        ("plan_cache_mode", "force_generic_plan"),
-        ("enable_seqscan", "off"),
-        ("enable_hashjoin", "off"),
-        ("enable_mergejoin", "off"),
-        ("jit", "off"),
     ]);
     options.connect().await
 }
@@ -127,89 +120,78 @@ pub struct Fence {
     pub lease: Duration,
 }
 
-/// Passes the fence, moves the cursor, and locks the coupons of the batch in the order given, which
-/// must be the order of their names. Returns each coupon's stock, `None` for one that does not
-/// exist; or nothing at all when another worker owns the partition.
-///
-/// The lease is extended by the clock's time, not the transaction's start: a batch that waited does
-/// not shorten it.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn pass_fence(
-    connection: &mut PgConnection,
-    fence: &Fence,
-    coupon_names: &[&str],
-) -> Result<Option<Vec<Option<Stock>>>> {
-    // The coupons' subquery names the fence, so that no coupon is locked before it is passed.
-    let rows: Vec<(Option<i64>, Option<i32>, Option<i64>)> = sqlx::query_as(
-        "WITH fence AS (
-             UPDATE partitions
-             SET last_seq = $5, last_batch_id = $6, last_time_ns = greatest(last_time_ns, $9),
-                 lease_until = clock_timestamp() + $7 * interval '1 millisecond'
-             WHERE id = $1 AND epoch = $2 AND generation = $3 AND last_seq = $4
-             RETURNING id
-         )
-         SELECT batch.place, coupon.remaining_amount, coupon.last_position
-         FROM fence
-         LEFT JOIN unnest($8::text[]) WITH ORDINALITY AS batch (name, place) ON true
-         LEFT JOIN LATERAL (
-             SELECT remaining_amount,
-                    (SELECT max(position) FROM claims WHERE coupon_name = coupons.name) AS last_position
-             FROM coupons WHERE name = batch.name AND fence.id IS NOT NULL FOR UPDATE
-         ) AS coupon ON true",
-    )
-    .bind(fence.partition.as_i32())
-    .bind(fence.epoch)
-    .bind(fence.generation)
-    .bind(fence.last_seq)
-    .bind(fence.new_seq)
-    .bind(fence.new_batch_id)
-    .bind(i64::try_from(fence.lease.as_millis()).unwrap_or(i64::MAX))
-    .bind(coupon_names)
-    .bind(fence.new_time_ns)
-    .fetch_all(connection)
-    .await?;
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    let mut stocks = vec![None; coupon_names.len()];
-    for (place, remaining, last_position) in rows {
-        if let (Some(place), Some(remaining)) = (place, remaining) {
-            stocks[place_index(place)] = Some(Stock { remaining, last_position: last_position.unwrap_or(0) });
-        }
-    }
-    Ok(Some(stocks))
+/// What one snapshot says of a batch's coupons and users.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// The stock of each coupon, `None` for one that does not exist.
+    pub stocks: Vec<Option<Stock>>,
+    /// For each claim, what its user had of its coupon before.
+    pub taken: Vec<Option<Taken>>,
 }
 
-/// Looks up which of the pairs (`coupon_names[n]`, `user_ids[n]`) are taken already.
+#[derive(sqlx::FromRow)]
+struct SnapshotRow {
+    coupon: Option<i64>,
+    remaining: Option<i32>,
+    claim: Option<i64>,
+    claim_id: Option<Uuid>,
+    position: Option<i64>,
+}
+
+/// Reads the stocks of `coupon_names`, and which of the pairs (`claimed_names[n]`, `user_ids[n]`)
+/// are taken already, all of one moment. It locks nothing: [`write()`] notices what has changed since.
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn taken(
+pub async fn look_up(
     connection: &mut PgConnection,
     coupon_names: &[&str],
+    claimed_names: &[&str],
     user_ids: &[&str],
-) -> Result<Vec<Option<Taken>>> {
-    // LATERAL with LIMIT probes the primary key for each pair; a join or `= ANY` may scan all of a
-    // coupon's claims.
-    let rows: Vec<(i64, Uuid, i64)> = sqlx::query_as(
-        "SELECT batch.place, claim.claim_id, claim.position
-         FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS batch (coupon_name, user_id, place)
+) -> Result<Snapshot> {
+    // Two indexes begin with coupon_name, and only one of them finds a user without reading all
+    // winners of the coupon. Which one the planner takes for "coupon_name = … AND user_id = …" depends
+    // on statistics that say nothing about the hot coupon. "The first row from this pair on", in the
+    // order of the pairs, only the right one can tell.
+    let rows: Vec<SnapshotRow> = sqlx::query_as(
+        "SELECT batch.place AS coupon, coupon.remaining_amount AS remaining,
+                NULL::bigint AS claim, NULL::uuid AS claim_id, coupon.last_position AS position
+         FROM unnest($1::text[]) WITH ORDINALITY AS batch (name, place)
          CROSS JOIN LATERAL (
-             SELECT claim_id, position FROM claims
-             WHERE claims.coupon_name = batch.coupon_name AND claims.user_id = batch.user_id LIMIT 1
-         ) AS claim",
+             SELECT remaining_amount,
+                    (SELECT position FROM claims WHERE coupon_name = coupons.name
+                     ORDER BY position DESC LIMIT 1) AS last_position
+             FROM coupons WHERE name = batch.name LIMIT 1
+         ) AS coupon
+         UNION ALL
+         SELECT NULL, NULL, batch.place, earlier.claim_id, earlier.position
+         FROM unnest($2::text[], $3::text[]) WITH ORDINALITY AS batch (coupon_name, user_id, place)
+         CROSS JOIN LATERAL (
+             SELECT coupon_name, user_id, claim_id, position FROM claims
+             WHERE (claims.coupon_name, claims.user_id) >= (batch.coupon_name, batch.user_id)
+             ORDER BY claims.coupon_name, claims.user_id LIMIT 1
+         ) AS earlier
+         WHERE earlier.coupon_name = batch.coupon_name AND earlier.user_id = batch.user_id",
     )
     .bind(coupon_names)
+    .bind(claimed_names)
     .bind(user_ids)
     .fetch_all(connection)
     .await?;
-    let mut taken = vec![None; user_ids.len()];
-    for (place, claim_id, position) in rows {
-        taken[place_index(place)] = Some(Taken { claim_id: claim_id.into(), position });
+    let mut snapshot = Snapshot { stocks: vec![None; coupon_names.len()], taken: vec![None; user_ids.len()] };
+    for row in rows {
+        match (row.coupon, row.remaining, row.claim, row.claim_id, row.position) {
+            (Some(place), Some(remaining), ..) => {
+                let last_position = row.position.unwrap_or(0);
+                snapshot.stocks[place_index(place)] = Some(Stock { remaining, last_position });
+            }
+            (_, _, Some(place), Some(claim_id), Some(position)) => {
+                snapshot.taken[place_index(place)] = Some(Taken { claim_id: claim_id.into(), position });
+            }
+            _ => return Err(sqlx::Error::RowNotFound),
+        }
     }
-    Ok(taken)
+    Ok(snapshot)
 }
 
 /// SQL counts from 1.
@@ -217,9 +199,15 @@ fn place_index(place: i64) -> usize {
     usize::try_from(place - 1).expect("WITH ORDINALITY counts from 1")
 }
 
-/// New winners, as parallel lists.
+/// What a batch changes, as parallel lists.
 #[derive(Debug, Default)]
-pub struct Winners<'a> {
+pub struct Changes<'a> {
+    /// Coupons of which some were won, in the order of their names.
+    pub sold_names: Vec<&'a str>,
+    /// How many of each.
+    pub sold_counts: Vec<i32>,
+    /// What was left of each when it was decided.
+    pub sold_from: Vec<i32>,
     /// Coupon of each winner.
     pub coupon_names: Vec<&'a str>,
     /// The winner.
@@ -228,66 +216,104 @@ pub struct Winners<'a> {
     pub claim_ids: Vec<Uuid>,
     /// Its position in its coupon.
     pub positions: Vec<i64>,
+    /// Messages that could not be understood: sequence number,
+    pub dead_sequences: Vec<i64>,
+    /// why,
+    pub dead_reasons: Vec<String>,
+    /// and the bytes.
+    pub dead_payloads: Vec<&'a [u8]>,
 }
 
-/// Takes what was won off the stocks and writes the winners down.
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Written {
+    /// It is on disk.
+    Committed,
+    /// Another worker owns the partition, or its cursor is elsewhere: nothing was changed.
+    Fenced,
+    /// Somebody changed by hand what the batch was decided from: nothing was changed.
+    Overtaken,
+}
+
+/// Passes the fence and writes all of a batch: cursor, lease, stocks, winners, dead letters. It is one
+/// statement, and so one transaction, which never waits for this process.
+///
+/// Nobody but the partition's owner changes its coupons and their claims, apart from people with psql.
+/// Instead of keeping those out by locks since [`look_up`], it refuses to write when a stock is not
+/// what it was or a row is in the way.
+///
+/// The lease is extended by the clock's time, not the transaction's start: a batch that waited does
+/// not shorten it.
 ///
 /// # Errors
-/// When the database does not answer; [`sqlx::Error::RowNotFound`] when it did not change the rows
-/// that it should have.
-pub async fn write(connection: &mut PgConnection, sold: &[(&str, i32)], winners: &Winners<'_>) -> Result<()> {
-    let (names, counts): (Vec<&str>, Vec<i32>) = sold.iter().copied().unzip();
-    let (stocks, claims): (i64, i64) = sqlx::query_as(
-        "WITH stock AS (
-             UPDATE coupons SET remaining_amount = remaining_amount - sold.count
-             FROM unnest($1::text[], $2::int[]) AS sold (name, count)
-             WHERE coupons.name = sold.name
+/// When the database does not answer; whether it wrote is unknown then.
+pub async fn write(connection: &mut PgConnection, fence: &Fence, changes: &Changes<'_>) -> Result<Written> {
+    // Everything names the fence, so that nothing is touched before it is passed. Each coupon is found
+    // by a LATERAL look-up and updated at its place: a join might scan all of them for each. The
+    // division fails, and undoes all, when a stock was not as expected.
+    let done: Result<Vec<i32>> = sqlx::query_scalar(
+        "WITH fence AS (
+             UPDATE partitions
+             SET last_seq = $5, last_batch_id = $6, last_time_ns = greatest(last_time_ns, $7),
+                 lease_until = clock_timestamp() + $8 * interval '1 millisecond'
+             WHERE id = $1 AND epoch = $2 AND generation = $3 AND last_seq = $4
+             RETURNING id, generation
+         ), stock AS (
+             UPDATE coupons SET remaining_amount = coupons.remaining_amount - sold.count
+             FROM fence
+             CROSS JOIN unnest($9::text[], $10::int[], $11::int[]) AS sold (name, count, expected)
+             CROSS JOIN LATERAL (SELECT ctid FROM coupons WHERE name = sold.name LIMIT 1) AS found
+             WHERE coupons.ctid = found.ctid AND coupons.remaining_amount = sold.expected
              RETURNING 1
-         ), claim AS (
+         ), winner AS (
              INSERT INTO claims (coupon_name, user_id, claim_id, position)
-             SELECT * FROM unnest($3::text[], $4::text[], $5::uuid[], $6::bigint[])
+             SELECT won.* FROM fence
+             CROSS JOIN unnest($12::text[], $13::text[], $14::uuid[], $15::bigint[]) AS won
              RETURNING 1
+         ), dead AS (
+             INSERT INTO dead_letters (partition, generation, sequence, reason, payload)
+             SELECT fence.id, fence.generation, letter.* FROM fence
+             CROSS JOIN unnest($16::bigint[], $17::text[], $18::bytea[]) AS letter
+             ON CONFLICT ON CONSTRAINT dead_letters_message_key DO NOTHING
          )
-         SELECT (SELECT count(*) FROM stock), (SELECT count(*) FROM claim)",
+         SELECT 1 / ((SELECT count(*) FROM stock) = cardinality($9)
+                     AND (SELECT count(*) FROM winner) = cardinality($12))::int
+         FROM fence",
     )
-    .bind(&names)
-    .bind(&counts)
-    .bind(&winners.coupon_names)
-    .bind(&winners.user_ids)
-    .bind(&winners.claim_ids)
-    .bind(&winners.positions)
-    .fetch_one(connection)
-    .await?;
-    if (stocks, claims) == (names.len() as i64, winners.user_ids.len() as i64) {
-        Ok(())
-    } else {
-        Err(sqlx::Error::RowNotFound)
+    .bind(fence.partition.as_i32())
+    .bind(fence.epoch)
+    .bind(fence.generation)
+    .bind(fence.last_seq)
+    .bind(fence.new_seq)
+    .bind(fence.new_batch_id)
+    .bind(fence.new_time_ns)
+    .bind(i64::try_from(fence.lease.as_millis()).unwrap_or(i64::MAX))
+    .bind(&changes.sold_names)
+    .bind(&changes.sold_counts)
+    .bind(&changes.sold_from)
+    .bind(&changes.coupon_names)
+    .bind(&changes.user_ids)
+    .bind(&changes.claim_ids)
+    .bind(&changes.positions)
+    .bind(&changes.dead_sequences)
+    .bind(changes.dead_reasons.iter().map(|reason| storable(reason)).collect::<Vec<_>>())
+    .bind(&changes.dead_payloads)
+    // All, not the first: only the end of the answer says that it was committed.
+    .fetch_all(connection)
+    .await;
+    match done {
+        Ok(rows) if rows.is_empty() => Ok(Written::Fenced),
+        Ok(_) => Ok(Written::Committed),
+        Err(error) if was_overtaken(&error) => Ok(Written::Overtaken),
+        Err(error) => Err(error),
     }
 }
 
-/// Keeps a message that could not be understood.
-///
-/// # Errors
-/// When the database does not answer.
-pub async fn bury(
-    connection: &mut PgConnection,
-    fence: &Fence,
-    sequence: i64,
-    reason: &str,
-    payload: &[u8],
-) -> Result<()> {
-    sqlx::query(
-        "INSERT INTO dead_letters (partition, generation, sequence, reason, payload) VALUES ($1, $2, $3, $4, $5)
-         ON CONFLICT ON CONSTRAINT dead_letters_message_key DO NOTHING",
-    )
-    .bind(fence.partition.as_i32())
-    .bind(fence.generation)
-    .bind(sequence)
-    .bind(storable(reason))
-    .bind(payload)
-    .execute(connection)
-    .await?;
-    Ok(())
+/// Division by zero: a stock was not as expected. Unique violation: a user or a position has been
+/// taken.
+fn was_overtaken(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| code == "22012" || code == "23505")
 }
 
 /// A reason may quote the message: Postgres takes no U+0000, and nobody reads thousands of characters.

@@ -16,7 +16,7 @@ const CUT_BYTES_MAX: u64 = 6_000;
 /// How often it is tried to cut a connection again.
 const CUT_INTERVAL: Duration = Duration::from_millis(150);
 
-/// How often one strike loses an answer to a COMMIT.
+/// How often one strike loses the answer to a commit.
 const COMMITS_MAX: u64 = 4;
 
 /// How many frames one strike loses.

@@ -155,7 +155,7 @@ impl Board {
         cut
     }
 
-    /// Whether the answer to a COMMIT that was just seen is to be discarded.
+    /// Whether the answer to a commit that was just seen is to be discarded.
     pub(super) fn loses_commit_answer(&self) -> bool {
         self.rules()
             .iter()

@@ -40,7 +40,7 @@ pub(super) struct Parcel {
 pub(super) struct Connection<'a> {
     pub(super) shared: &'a Shared,
     cut: CancellationToken,
-    /// Set once a COMMIT was passed on whose answer is to be discarded.
+    /// Set once a commit was passed on whose answer is to be discarded.
     pub(super) commit_answer_lost: AtomicBool,
     pub(super) encryption_answers: Arc<AtomicU32>,
 }

@@ -46,9 +46,9 @@ pub(super) enum Kind {
     },
     /// A request for encryption, which is answered by one byte without a frame.
     Encryption,
-    /// A simple query that commits.
+    /// The parameters of a statement that commits claims.
     Commit,
-    /// The answer to a transaction's end, or an error.
+    /// The end of an answer, or an error.
     Completed,
     /// Anything else.
     Other,
@@ -73,7 +73,7 @@ impl Frame {
     }
 }
 
-fn contains(bytes: &[u8], text: &[u8]) -> bool {
+pub(super) fn contains(bytes: &[u8], text: &[u8]) -> bool {
     text.is_empty() || bytes.windows(text.len()).any(|window| window == text)
 }
 

@@ -3,12 +3,13 @@
 //! A frame is a type byte, a length that counts itself, and a body. The first frame of a client has no type
 //! byte; neither has a request for encryption, which comes before it and is answered by a single byte.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use bytes::{Buf, BytesMut};
 
-use super::frame::{FRAME_BYTES_MAX, Frame, Kind, Lost};
+use super::frame::{FRAME_BYTES_MAX, Frame, Kind, Lost, contains};
 use super::rule::Way;
 
 /// Start-up packets over this size are refused by the server as well.
@@ -19,6 +20,9 @@ const ENCRYPTION_CODES: [u32; 2] = [80_877_103, 80_877_104];
 
 const LENGTH_BYTES: usize = 4;
 
+/// What the text of a statement that commits claims holds. Each is a transaction of its own.
+const WRITES_CLAIMS: &[u8] = b"INSERT INTO claims";
+
 #[derive(Debug)]
 pub(super) struct Parser {
     way: Way,
@@ -26,11 +30,13 @@ pub(super) struct Parser {
     /// Single-byte answers that the server still owes. Raised by the client's direction before the request is
     /// passed on, so that the server's direction knows in time.
     encryption_answers: Arc<AtomicU32>,
+    /// Names of the prepared statements that commit claims.
+    writers: HashSet<Vec<u8>>,
 }
 
 impl Parser {
     pub(super) fn new(way: Way, encryption_answers: Arc<AtomicU32>) -> Self {
-        Self { way, started: way == Way::ToClient, encryption_answers }
+        Self { way, started: way == Way::ToClient, encryption_answers, writers: HashSet::new() }
     }
 
     pub(super) fn next(&mut self, buffer: &mut BytesMut) -> Result<Option<Frame>, Lost> {
@@ -94,15 +100,23 @@ impl Parser {
         Ok(Some(Frame { bytes, kind }))
     }
 
-    fn kind(&self, tag: u8, body: &[u8]) -> Kind {
-        let text = body.strip_suffix(b"\0").unwrap_or(body);
-        let text = text.trim_ascii().strip_suffix(b";").unwrap_or(text).trim_ascii();
-        let commits = text.eq_ignore_ascii_case(b"COMMIT");
+    fn kind(&mut self, tag: u8, body: &[u8]) -> Kind {
+        let mut texts = body.split(|byte| *byte == 0);
+        let (first, second) = (texts.next().unwrap_or_default(), texts.next().unwrap_or_default());
         match (self.way, tag) {
-            (Way::ToServer, b'Q') if commits => Kind::Commit,
-            // A transaction that had failed answers a COMMIT with ROLLBACK.
-            (Way::ToClient, b'C') if commits || text.eq_ignore_ascii_case(b"ROLLBACK") => Kind::Completed,
-            (Way::ToClient, b'E') => Kind::Completed,
+            // Parse: the statement's name, then its text.
+            (Way::ToServer, b'P') => {
+                if contains(second, WRITES_CLAIMS) {
+                    self.writers.insert(first.to_vec());
+                } else {
+                    self.writers.remove(first);
+                }
+                Kind::Other
+            }
+            // Bind: the portal's name, then the statement's. Its execution follows.
+            (Way::ToServer, b'B') if self.writers.contains(second) => Kind::Commit,
+            // Ready for the next query: what was asked before has been committed.
+            (Way::ToClient, b'Z' | b'E') => Kind::Completed,
             _ => Kind::Other,
         }
     }

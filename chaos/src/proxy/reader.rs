@@ -136,6 +136,8 @@ impl Reader<'_, '_> {
                 self.passed.extend_from_slice(&frame.bytes);
                 return Ok(());
             }
+            // The rest of an answer whose end must not arrive.
+            Kind::Other if self.loses_answer() => return Ok(()),
             Kind::Encryption | Kind::Other => {}
         }
         self.passed.extend_from_slice(&frame.bytes);
@@ -149,12 +151,15 @@ impl Reader<'_, '_> {
 
     /// Ends the connection if this is the answer that must not arrive. The server has committed by now.
     fn stop_at_lost_answer(&self) -> Result<(), End> {
-        let lost = self.connection.commit_answer_lost.load(Ordering::Acquire);
-        if lost && self.way == Way::ToClient {
+        if self.loses_answer() {
             self.connection.shared.stats.commit_answer_lost();
             return Err(End::Cut { reset: true });
         }
         Ok(())
+    }
+
+    fn loses_answer(&self) -> bool {
+        self.way == Way::ToClient && self.connection.commit_answer_lost.load(Ordering::Acquire)
     }
 
     /// Gives the frame back unless it is held.

@@ -89,12 +89,14 @@ fn nats_messages_are_found_with_their_subjects_and_payloads() {
 }
 
 #[test]
-fn commits_are_found_after_a_refused_request_for_encryption() {
+fn writes_of_claims_are_found_after_a_refused_request_for_encryption() {
     let mut up = startup(80_877_103, b"");
     up.extend(startup(196_608, b"user\0me\0\0"));
-    up.extend(postgres_frame(b'Q', b"BEGIN\0"));
-    up.extend(postgres_frame(b'Q', b" commit;\0"));
-    up.extend(postgres_frame(b'P', b"COMMIT\0"));
+    up.extend(postgres_frame(b'P', b"s1\0SELECT claims\0\0\0"));
+    up.extend(postgres_frame(b'P', b"s2\0WITH a AS (INSERT INTO claims VALUES (1)) SELECT\0\0\0"));
+    up.extend(postgres_frame(b'B', b"\0s1\0\0\0"));
+    up.extend(postgres_frame(b'B', b"\0s2\0\0\0"));
+    up.extend(postgres_frame(b'Q', b"INSERT INTO claims\0"));
     let (pieces, all, follows) = pieces(Protocol::Postgres, Way::ToServer, &[&up]);
     let kinds: Vec<_> = pieces
         .iter()
@@ -103,7 +105,9 @@ fn commits_are_found_after_a_refused_request_for_encryption() {
             Piece::Opaque(_) => panic!("framing lost"),
         })
         .collect();
-    assert_eq!(kinds, [Kind::Encryption, Kind::Other, Kind::Other, Kind::Commit, Kind::Other]);
+    let expected =
+        [Kind::Encryption, Kind::Other, Kind::Other, Kind::Other, Kind::Other, Kind::Commit, Kind::Other];
+    assert_eq!(kinds, expected);
     assert!(follows);
     assert_eq!(all, up);
 }
@@ -114,7 +118,7 @@ fn the_single_byte_that_refuses_encryption_is_a_frame_of_its_own() {
     let mut framer = Framer::new(Protocol::Postgres, Way::ToClient, owed);
     framer.push(b"N");
     assert!(matches!(framer.next(), Some(Piece::Frame(frame)) if &frame.bytes[..] == b"N"));
-    framer.push(&postgres_frame(b'C', b"COMMIT\0"));
+    framer.push(&postgres_frame(b'Z', b"I"));
     assert!(matches!(framer.next(), Some(Piece::Frame(frame)) if frame.kind == Kind::Completed));
 }
 
@@ -292,18 +296,20 @@ async fn a_commit_reaches_the_server_and_its_answer_is_lost() {
     let hello = startup(196_608, b"user\0me\0\0");
     link.client.write_all(&hello).await.unwrap();
     receive(&mut link.server, hello.len()).await;
-    let insert = postgres_frame(b'Q', b"INSERT\0");
-    link.client.write_all(&insert).await.unwrap();
-    receive(&mut link.server, insert.len()).await;
-    let inserted = postgres_frame(b'C', b"INSERT 0 1\0");
-    link.server.write_all(&inserted).await.unwrap();
-    assert_eq!(receive(&mut link.client, inserted.len()).await, inserted);
+    let prepare = postgres_frame(b'P', b"s1\0INSERT INTO claims\0\0\0");
+    link.client.write_all(&prepare).await.unwrap();
+    receive(&mut link.server, prepare.len()).await;
+    let prepared = [postgres_frame(b'1', b""), postgres_frame(b'Z', b"I")].concat();
+    link.server.write_all(&prepared).await.unwrap();
+    assert_eq!(receive(&mut link.client, prepared.len()).await, prepared);
 
-    let commit = postgres_frame(b'Q', b"COMMIT\0");
-    link.client.write_all(&commit).await.unwrap();
-    assert_eq!(receive(&mut link.server, commit.len()).await, commit);
+    let bind = postgres_frame(b'B', b"\0s1\0\0\0");
+    link.client.write_all(&bind).await.unwrap();
+    assert_eq!(receive(&mut link.server, bind.len()).await, bind);
+    let answer = [postgres_frame(b'2', b""), postgres_frame(b'C', b"INSERT 0 1\0")].concat();
+    link.server.write_all(&answer).await.unwrap();
     stays_silent(&mut link.client).await;
-    link.server.write_all(&postgres_frame(b'C', b"COMMIT\0")).await.unwrap();
+    link.server.write_all(&postgres_frame(b'Z', b"I")).await.unwrap();
     assert_eq!(receive_all(&mut link.client).await, b"");
     assert_eq!((rule.hits(), link.proxy.stats().commit_answers_lost), (1, 1));
 }

@@ -104,7 +104,7 @@ catalogue! {
     PausePostgres: "pause-postgres", Postgres, FROZEN,
         "stops every Postgres process with SIGSTOP and lets them go on", "leases that run out while nobody can renew them";
     CommitAnswerLost: "commit-answer-lost", PostgresLink, DISTURBED,
-        "passes a COMMIT on, discards its answer and cuts the connection", "a commit taken for a failure, and applied again";
+        "passes a commit on, discards its answer and cuts the connection", "a commit taken for a failure, and applied again";
     PostgresCut: "postgres-cut", PostgresLink, DISTURBED,
         "cuts connections to Postgres at a random byte, again and again", "statements cut in half; pools full of dead connections";
     PublishAckLost: "publish-ack-lost", ApiNatsLink, DISTURBED,

@@ -4,7 +4,7 @@ use futures::future::join_all;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
 
-use crate::harness::{Setup, System, run};
+use crate::harness::{Reply, Setup, System, eventually, run};
 
 async fn by_hand(pool: &PgPool, statements: impl Into<String>) {
     sqlx::raw_sql(AssertSqlSafe(statements.into())).execute(pool).await.unwrap();
@@ -167,6 +167,60 @@ fn claims_inserted_while_others_claim_get_positions_of_their_own() {
         tokio::join!(join_all(inserted), join_all(claimed));
         assert_eq!(client.view("PROMO").await["claimed_by"].as_array().unwrap().len(), 200);
         client.claim("late", "PROMO").await.assert_problem(400, "sold_out");
+        system.stop().await;
+    });
+}
+
+/// Changes rows while a worker is about to write what it decided from them; it looks again.
+async fn overtake(system: &System, user: &str, changes: &'static str) -> Reply {
+    let mut transaction = system.pool().begin().await.unwrap();
+    sqlx::raw_sql(AssertSqlSafe(changes)).execute(&mut *transaction).await.unwrap();
+    let (client, user) = (system.client().clone(), user.to_owned());
+    let claim = tokio::spawn(async move { client.claim(&user, "PROMO").await });
+    eventually("the worker waits for the row", async || {
+        let waiting: i64 = sqlx::query_scalar(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()
+             AND application_name = 'coupon-worker' AND wait_event_type = 'Lock'",
+        )
+        .fetch_one(system.pool())
+        .await
+        .unwrap();
+        (waiting == 1).then_some(())
+    })
+    .await;
+    transaction.commit().await.unwrap();
+    claim.await.unwrap()
+}
+
+#[test]
+fn what_is_changed_between_the_decision_and_the_commit_counts() {
+    run(async {
+        let system = System::start().await;
+        system.client().create("PROMO", 6).await;
+        // The user was given the coupon.
+        let given = "INSERT INTO claims (user_id, coupon_name) VALUES ('ann', 'PROMO');
+                     UPDATE coupons SET remaining_amount = remaining_amount - 1";
+        overtake(&system, "ann", given).await.assert_problem(409, "already_claimed");
+        // Somebody else was, and has the position.
+        let given = "INSERT INTO claims (user_id, coupon_name) VALUES ('bob', 'PROMO');
+                     UPDATE coupons SET amount = amount + 1";
+        assert_eq!(overtake(&system, "cyd", given).await.assert_claimed("cyd", "PROMO").1, 3);
+        // The stock is another one.
+        let less = "UPDATE coupons SET amount = 3, remaining_amount = 0";
+        overtake(&system, "dan", less).await.assert_problem(400, "sold_out");
+        let more = "UPDATE coupons SET amount = 5, remaining_amount = 2";
+        by_hand(system.pool(), more).await;
+        assert_eq!(
+            overtake(&system, "dan", "UPDATE coupons SET amount = 4, remaining_amount = 1")
+                .await
+                .assert_claimed("dan", "PROMO")
+                .1,
+            4
+        );
+        // The coupon is gone.
+        by_hand(system.pool(), "UPDATE coupons SET amount = 5, remaining_amount = 1").await;
+        let gone = "DELETE FROM claims; DELETE FROM coupons";
+        overtake(&system, "eve", gone).await.assert_problem(404, "coupon_not_found");
         system.stop().await;
     });
 }

@@ -10,7 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use uuid::Uuid;
-use worker::store::{self, Fence};
+use worker::store::{self, Changes, Fence, Written};
 
 use crate::harness::{Database, run};
 
@@ -105,7 +105,10 @@ impl Actor {
         };
         sqlx::raw_sql("BEGIN").execute(&mut self.claims).await.unwrap();
         self.open = true;
-        let passed = matches!(store::pass_fence(&mut self.claims, &fence, &[]).await, Ok(Some(_)));
+        let passed = matches!(
+            store::write(&mut self.claims, &fence, &Changes::default()).await,
+            Ok(Written::Committed)
+        );
         if !passed {
             self.roll_back().await;
         }

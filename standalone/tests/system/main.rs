@@ -13,4 +13,5 @@ mod hostile;
 mod leases;
 mod lifecycle;
 mod permissions;
+mod planner;
 mod races;

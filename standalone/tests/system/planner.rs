@@ -1,0 +1,181 @@
+//! The planner must not be able to choose a slow plan: on tables that were empty when the plan was
+//! made, or whose statistics are of another day, a scan looks as good as a probe.
+
+use std::time::Duration;
+
+use api::store as reads;
+use common::database::probing;
+use common::ids::{CouponName, UserId};
+use common::partition::PartitionId;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{ConnectOptions as _, PgPool};
+use uuid::Uuid;
+use worker::store::{self, Changes, Fence, Written};
+
+use crate::harness::{Database, run};
+
+/// Rows of each kind: a scan reads as many, a probe a few.
+const ROWS: i64 = 20_000;
+
+/// Pairs of coupon and user that each statement looks up; as many coupons.
+const PAIRS: usize = 20;
+
+/// Rows that a statement may read for each pair.
+const READS_PER_PAIR: i64 = 8;
+
+const PARTITION: PartitionId = PartitionId::new(0);
+
+#[test]
+fn every_statement_of_a_claim_probes_whatever_the_planner_believes() {
+    run(async {
+        let database = Database::shared().await;
+        let options: PgConnectOptions = database.url.parse().unwrap();
+        let pool = common::database::connect(options.clone(), 2, "test").await.unwrap();
+        common::database::partitions(&pool, Some(1)).await.unwrap();
+        let timeout = Duration::from_secs(10);
+        let mut writes = store::connect_for_claims(&options, timeout, timeout).await.unwrap();
+        let mut asks = probing(options).connect().await.unwrap();
+
+        // Plans are made while there is nothing.
+        for _ in 0..10 {
+            one_batch(&mut writes, &mut asks).await;
+        }
+        grow(&pool, "cold", 1).await;
+        grow(&pool, "hot", ROWS).await;
+        expect_probes("tables that have grown", &mut writes, &mut asks, &pool).await;
+
+        // And while every coupon has one claim, so that a coupon seems to tell as much as a user.
+        sqlx::query("TRUNCATE coupons, claims").execute(&pool).await.unwrap();
+        grow(&pool, "cold", 1).await;
+        sqlx::query("ANALYZE").execute(&pool).await.unwrap();
+        for _ in 0..10 {
+            one_batch(&mut writes, &mut asks).await;
+        }
+        grow(&pool, "hot", ROWS).await;
+        expect_probes("one hot coupon among cold ones", &mut writes, &mut asks, &pool).await;
+
+        // When there is one coupon, reading all of them is the best plan.
+        sqlx::query("TRUNCATE coupons, claims").execute(&pool).await.unwrap();
+        sqlx::query("INSERT INTO coupons (name, amount, remaining_amount) VALUES ('first', 1, 1)")
+            .execute(&pool)
+            .await
+            .unwrap();
+        sqlx::query("ANALYZE").execute(&pool).await.unwrap();
+        for _ in 0..10 {
+            one_batch(&mut writes, &mut asks).await;
+        }
+        grow(&pool, "cold", 1).await;
+        grow(&pool, "hot", ROWS).await;
+        expect_probes("statistics of a single coupon", &mut writes, &mut asks, &pool).await;
+
+        // Truncated, the tables are empty and the statistics are not.
+        sqlx::query("TRUNCATE coupons, claims").execute(&pool).await.unwrap();
+        for _ in 0..10 {
+            one_batch(&mut writes, &mut asks).await;
+        }
+        grow(&pool, "cold", 1).await;
+        grow(&pool, "hot", ROWS).await;
+        expect_probes("statistics of what is gone", &mut writes, &mut asks, &pool).await;
+        pool.close().await;
+        drop((writes, asks));
+        database.drop().await;
+    });
+}
+
+/// Adds coupons: `ROWS` cold ones, or one hot one, with `ROWS` claims in all.
+async fn grow(pool: &PgPool, kind: &str, claims_each: i64) {
+    let coupons = ROWS / claims_each;
+    sqlx::query("INSERT INTO coupons SELECT $1 || n, 1000000, 1000000 - $3 FROM generate_series(1, $2) n")
+        .bind(kind)
+        .bind(coupons)
+        .bind(i32::try_from(claims_each).unwrap())
+        .execute(pool)
+        .await
+        .unwrap();
+    sqlx::query(
+        "INSERT INTO claims (coupon_name, user_id, position)
+         SELECT $1 || n, 'user' || m, m FROM generate_series(1, $2) n, generate_series(1, $3) m",
+    )
+    .bind(kind)
+    .bind(coupons)
+    .bind(claims_each)
+    .execute(pool)
+    .await
+    .unwrap();
+}
+
+/// All that a batch of claims may ask: of the hot coupon and of cold ones, by users who have it and
+/// by new ones.
+async fn one_batch(writes: &mut PgConnection, asks: &mut PgConnection) {
+    let coupons: Vec<String> =
+        (0..PAIRS).map(|n| if n == 0 { "hot1".to_owned() } else { format!("cold{n}") }).collect();
+    let mut coupons: Vec<&str> = coupons.iter().map(String::as_str).collect();
+    coupons.sort_unstable();
+    let claimed: Vec<&str> = (0..PAIRS).map(|n| if n % 2 == 0 { "hot1" } else { coupons[n] }).collect();
+    let users: Vec<String> = (0..PAIRS)
+        .map(|n| if n % 4 == 0 { format!("user{}", 17 * n + 1) } else { Uuid::new_v4().to_string() })
+        .collect();
+    let users: Vec<&str> = users.iter().map(String::as_str).collect();
+
+    let row = store::partition(writes, PARTITION).await.unwrap();
+    let snapshot = store::look_up(writes, &coupons, &claimed, &users).await.unwrap();
+    let mut changes = Changes::default();
+    for (name, stock) in coupons.iter().copied().zip(&snapshot.stocks) {
+        if let Some(stock) = stock {
+            changes.sold_names.push(name);
+            changes.sold_counts.push(1);
+            changes.sold_from.push(stock.remaining);
+            changes.coupon_names.push(name);
+            changes.user_ids.push(users[1]);
+            changes.claim_ids.push(Uuid::new_v4());
+            changes.positions.push(stock.last_position + 1);
+        }
+    }
+    let fence = Fence {
+        partition: PARTITION,
+        epoch: row.epoch,
+        generation: row.generation,
+        last_seq: row.last_seq,
+        new_seq: row.last_seq + 1,
+        new_batch_id: Uuid::new_v4(),
+        new_time_ns: 0,
+        lease: Duration::from_secs(1),
+    };
+    assert_eq!(store::write(writes, &fence, &changes).await.unwrap(), Written::Committed);
+
+    let coupons: Vec<CouponName> = coupons.iter().map(|name| CouponName::new(name).unwrap()).collect();
+    let users: Vec<UserId> = users.iter().map(|user| UserId::new(user).unwrap()).collect();
+    let pairs: Vec<_> = coupons.iter().zip(&users).collect();
+    let states = reads::claim_states(asks, PARTITION, &pairs).await.unwrap();
+    assert_eq!(states.len(), PAIRS);
+    reads::versions(asks, &coupons.iter().collect::<Vec<_>>()).await.unwrap();
+    let hot = CouponName::new("hot1").unwrap();
+    let found = reads::coupon(asks, &hot).await.unwrap();
+    // What was read is what stands there.
+    let place = coupons.iter().position(|name| *name == hot).unwrap();
+    let position = snapshot.stocks[place].map(|stock| stock.last_position + 1);
+    assert_eq!(found.map(|coupon| coupon.last_position), position);
+}
+
+async fn expect_probes(state: &str, writes: &mut PgConnection, asks: &mut PgConnection, pool: &PgPool) {
+    let before = rows_read(writes, asks, pool).await;
+    one_batch(writes, asks).await;
+    let read = rows_read(writes, asks, pool).await - before;
+    let most = READS_PER_PAIR * PAIRS as i64;
+    assert!(read <= most, "{state}: {read} rows were read, {most} at most");
+}
+
+/// Entries of indexes and rows of scans that the two connections have read so far. (Those that
+/// another connection reads are not told of before it says so.)
+async fn rows_read(writes: &mut PgConnection, asks: &mut PgConnection, pool: &PgPool) -> i64 {
+    for connection in [writes, asks] {
+        sqlx::query("SELECT pg_stat_force_next_flush()").execute(connection).await.unwrap();
+    }
+    sqlx::query_scalar(
+        "SELECT (SELECT coalesce(sum(idx_tup_read), 0) FROM pg_stat_user_indexes)::bigint
+              + (SELECT coalesce(sum(seq_tup_read), 0) FROM pg_stat_user_tables)::bigint",
+    )
+    .fetch_one(pool)
+    .await
+    .unwrap()
+}
