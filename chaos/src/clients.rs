@@ -6,7 +6,7 @@
 //! `Location` of a 202, or by the same request with the same key.
 
 mod chain;
-mod http;
+pub(crate) mod http;
 mod plan;
 
 use std::net::SocketAddr;

@@ -28,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 pub use binaries::Binaries;
 pub use disk::copy_folder;
 pub use disk::{Disk, Disks};
+pub use inspect::memory_kib;
 pub use journal::wall_clock_ns;
 pub use lives::Loss;
 pub use node::{Links, Manner, Node};
@@ -166,6 +167,16 @@ impl Cluster {
             .await?;
         connection.close().await?;
         Ok(cursor.unsigned_abs())
+    }
+
+    /// Who owns each partition.
+    pub async fn owners(&self) -> anyhow::Result<Vec<Option<String>>> {
+        let mut connection = self.database().await?;
+        let owners = sqlx::query_scalar("SELECT owner::text FROM partitions ORDER BY id")
+            .fetch_all(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(owners)
     }
 
     /// A connection to the database past all proxies.

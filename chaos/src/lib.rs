@@ -9,11 +9,13 @@
 //! - whether that is allowed: [`checker`] compares a round's history with the [`state`] it left behind.
 //!   It is a pure function, so a recorded history can be checked again later, by another version of it.
 //!
-//! [`run`] does all of it round by round, and [`report`] says the result in figures.
+//! [`run`] does all of it round by round, and [`report`] says the result in figures. [`drills`] measure how
+//! long recovery takes, one fault at a time.
 
 pub mod checker;
 pub mod clients;
 pub mod cluster;
+pub mod drills;
 pub mod faults;
 pub mod history;
 pub mod proxy;

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use chaos::checker;
 use chaos::cluster::Binaries;
 use chaos::history::Reader;
 use chaos::report::Report;
 use chaos::run::{self, Options, RoundResult};
 use chaos::schedule::{FAULTS_MAX, Fault, Shape};
+use chaos::{checker, drills};
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
@@ -29,6 +29,18 @@ enum Command {
     Check {
         /// The file or folder.
         history: PathBuf,
+    },
+    /// Measures how long recovery takes, one fault at a time under a steady load.
+    Drills {
+        /// How often each is repeated.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+        repeats: u32,
+        /// The workers' lease time; their own default.
+        #[arg(long, default_value_t = 2_000, value_parser = clap::value_parser!(u64).range(200..=60_000))]
+        lease_ms: u64,
+        /// Takes the API and the worker from this folder instead of building them.
+        #[arg(long)]
+        bin_dir: Option<PathBuf>,
     },
 }
 
@@ -85,6 +97,9 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let passed = match &cli.command {
         Some(Command::Check { history }) => check(history),
+        Some(Command::Drills { repeats, lease_ms, bin_dir }) => {
+            drill(*repeats, *lease_ms, bin_dir.as_deref()).await
+        }
         None if cli.run.list => {
             list();
             Ok(true)
@@ -130,21 +145,46 @@ fn check(path: &Path) -> anyhow::Result<bool> {
     Ok(report.passed())
 }
 
-async fn run(args: &RunArgs) -> anyhow::Result<bool> {
-    let temporary = tempfile::Builder::new()
-        .prefix("chaos-")
-        // Postgres may have to run as another user than this program.
-        .permissions(std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .tempdir()?;
-    let histories = args.keep.clone().unwrap_or_else(|| temporary.path().join("histories"));
-    std::fs::create_dir_all(&histories)?;
-    let binaries = match &args.bin_dir {
-        Some(folder) => Binaries::in_folder(folder)?,
+async fn drill(repeats: u32, lease_ms: u64, bin_dir: Option<&Path>) -> anyhow::Result<bool> {
+    let temporary = temporary_folder()?;
+    let binaries = binaries(bin_dir)?;
+    let shape = Shape { apis: 2, workers: 3, partitions: 6, lease_ms };
+    let options = drills::Options { repeats, shape, folder: temporary.path().to_owned() };
+    let stop = common::shutdown::on_signal()?;
+    let drilling = drills::run(&options, &binaries, |drill, number| {
+        eprintln!("{number} of {repeats}: {}", drill.name());
+    });
+    let Some(figures) = stop.run_until_cancelled(drilling).await else {
+        anyhow::bail!("stopped by a signal");
+    };
+    let summary = drills::Summary::new(&figures.inspect_err(|_| {
+        eprintln!("logs are in {}", temporary.keep().display());
+    })?);
+    println!("{summary}");
+    Ok(summary.passed())
+}
+
+/// A folder that is gone in the end. Postgres may have to run as another user than this program.
+fn temporary_folder() -> std::io::Result<tempfile::TempDir> {
+    let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    tempfile::Builder::new().prefix("chaos-").permissions(readable).tempdir()
+}
+
+fn binaries(folder: Option<&Path>) -> anyhow::Result<Binaries> {
+    match folder {
+        Some(folder) => Binaries::in_folder(folder),
         None => {
             eprintln!("building the API and the worker");
-            Binaries::build()?
+            Binaries::build()
         }
-    };
+    }
+}
+
+async fn run(args: &RunArgs) -> anyhow::Result<bool> {
+    let temporary = temporary_folder()?;
+    let histories = args.keep.clone().unwrap_or_else(|| temporary.path().join("histories"));
+    std::fs::create_dir_all(&histories)?;
+    let binaries = binaries(args.bin_dir.as_deref())?;
     let options = options(args, temporary.path(), histories);
     eprintln!("starting Postgres, NATS, {} APIs, {} workers", options.shape.apis, options.shape.workers);
     let stop = common::shutdown::on_signal()?;

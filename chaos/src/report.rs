@@ -1,6 +1,6 @@
 //! The result of a run, for people and for programs.
 
-mod table;
+pub(crate) mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;

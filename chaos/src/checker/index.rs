@@ -32,8 +32,8 @@ pub(super) struct Index<'a> {
     pub(super) answers: HashMap<Holder<'a>, Vec<Answer<'a>>>,
     /// Every request by its number.
     pub(super) ops: HashMap<OpId, &'a Op>,
-    /// Users whose claims were published a second time.
-    copied: HashSet<Holder<'a>>,
+    /// Users whose claims were published a second time, and when first.
+    copied: HashMap<Holder<'a>, u64>,
     /// Claims put into the queue past the API.
     injected: HashMap<Holder<'a>, Vec<&'a Event>>,
     /// Claims written into the database by hand.
@@ -54,7 +54,7 @@ impl<'a> Index<'a> {
             claims: HashMap::new(),
             answers: HashMap::new(),
             ops: round.ops.iter().map(|op| (op.id, op)).collect(),
-            copied: HashSet::new(),
+            copied: HashMap::new(),
             injected: HashMap::new(),
             by_hand: HashMap::new(),
             exists: HashMap::new(),
@@ -84,7 +84,9 @@ impl<'a> Index<'a> {
                 Happening::Injected { claims, copies } => {
                     for claim in claims {
                         if *copies {
-                            self.copied.insert((&claim.coupon, &claim.user));
+                            let first =
+                                self.copied.entry((&claim.coupon, &claim.user)).or_insert(event.at_us);
+                            *first = event.at_us.min(*first);
                         } else {
                             self.injected.entry((&claim.coupon, &claim.user)).or_default().push(event);
                         }
@@ -184,16 +186,22 @@ impl<'a> Index<'a> {
     }
 
     /// The earliest moment at which this user's claim can have come about without HTTP.
+    ///
+    /// The copy of a claim is the same claim, and whoever publishes it asks for nothing new. But if there was
+    /// no such coupon at first, the copy may find one.
     pub(super) fn past_the_api_us(&self, holder: Holder<'_>) -> Option<u64> {
+        let claims = self.claims.get(&holder).map(Vec::as_slice).unwrap_or_default();
+        let found_none = claims.iter().any(|op| op.verdict() == Verdict::NoCoupon);
+        let copied = self.copied.get(&holder).copied().filter(|_| found_none);
         let injected = self.injected.get(&holder).into_iter().flatten().map(|event| event.at_us);
         let by_hand = self.by_hand.get(&holder).map(|event| event.at_us);
-        injected.chain(by_hand).min()
+        injected.chain(by_hand).chain(copied).min()
     }
 
     /// Whether this user's claim was published once, over HTTP, and never again.
     pub(super) fn sent_once(&self, holder: Holder<'_>) -> bool {
         self.claims.get(&holder).is_some_and(|ops| ops.len() == 1)
-            && !self.copied.contains(&holder)
+            && !self.copied.contains_key(&holder)
             && !self.injected.contains_key(&holder)
             && !self.by_hand.contains_key(&holder)
     }

@@ -23,16 +23,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A request.
 #[derive(Debug, Clone)]
-pub(super) struct Request {
-    pub(super) method: &'static str,
-    pub(super) path: String,
-    pub(super) key: Option<String>,
-    pub(super) body: Option<serde_json::Value>,
+pub(crate) struct Request {
+    pub(crate) method: &'static str,
+    pub(crate) path: String,
+    pub(crate) key: Option<String>,
+    pub(crate) body: Option<serde_json::Value>,
 }
 
 /// A connection that is made when it is needed, and dropped after anything but a whole response.
 #[derive(Debug, Default)]
-pub(super) struct Connection {
+pub(crate) struct Connection {
     address: Option<SocketAddr>,
     sender: Option<SendRequest<Full<Bytes>>>,
 }
@@ -52,19 +52,19 @@ struct Body {
 
 impl Connection {
     /// Whether a connection to some address is open.
-    pub(super) fn is_open(&self) -> bool {
+    pub(crate) fn is_open(&self) -> bool {
         self.sender.as_ref().is_some_and(|sender| !sender.is_closed())
     }
 
     /// Talks to this address from now on.
-    pub(super) fn switch(&mut self, address: SocketAddr) {
+    pub(crate) fn switch(&mut self, address: SocketAddr) {
         if self.address != Some(address) {
             (self.address, self.sender) = (Some(address), None);
         }
     }
 
     /// Sends a request and waits for the whole response.
-    pub(super) async fn send(&mut self, request: &Request, limit: Duration) -> Answer {
+    pub(crate) async fn send(&mut self, request: &Request, limit: Duration) -> Answer {
         let failed = |how, detail: String| Answer::Failed { how, detail };
         // Taken out, so that a connection is not used again when this is cut short.
         let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {

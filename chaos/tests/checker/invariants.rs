@@ -5,8 +5,8 @@ use chaos::history::{Answer, Endpoint, Failure, Happening, OpId};
 use chaos::state::{Gauge, Session};
 
 use crate::example::{
-    HEALED_US, assert_found, assert_only, at, broken, claim, op, op_mut, row, shown, status, timed_out,
-    valid, with, won,
+    HEALED_US, assert_found, assert_only, at, broken, claim, message, op, op_mut, row, shown, status,
+    timed_out, valid, with, won,
 };
 
 #[test]
@@ -46,8 +46,7 @@ fn whoever_came_first_must_have_won() {
     // Ben's claim was behind cid's, who got nothing.
     let passed_over = broken(|round| {
         round.state.journals[0].messages[0].claims.pop();
-        round.state.journals[0].messages[1] =
-            crate::example::message(1, 2, "hot", &[("cid", "c1"), ("ben", "b1")]);
+        round.state.journals[0].messages[1] = message(1, 2, "hot", &[("cid", "c1"), ("ben", "b1")]);
     });
     assert_only(&passed_over, Check::Order);
     // Two winners stand in the wrong order; everything else agrees with that.
@@ -72,7 +71,7 @@ fn a_claim_that_was_applied_while_stock_was_left_must_have_won() {
 #[test]
 fn a_claim_the_cursor_has_not_passed_proves_nothing() {
     let behind = broken(|round| {
-        round.state.journals[1].messages.push(crate::example::message(1, 3, "cold", &[("eve", "e1")]));
+        round.state.journals[1].messages.push(message(1, 3, "cold", &[("eve", "e1")]));
         round.state.partitions[1].stream_last = Some(3);
         round.ops.push(with(claim(18, "cold", "eve", (82, 120), timed_out()), |op| op.settles = false));
     });
@@ -126,6 +125,20 @@ fn whoever_was_refused_by_every_answer_does_not_have_it() {
         op_mut(round, 13).answer = won("a2", 2);
     });
     assert_only(&refused, Check::WonAfterRefusal);
+}
+
+#[test]
+fn the_copy_of_a_claim_may_find_the_coupon_that_was_not_there() {
+    let copied = broken(|round| {
+        round.state.claims.push(row("cold", "cid", "c2", 2));
+        round.state.coupons[1].remaining -= 1;
+        round.state.journals[1].messages.push(message(1, 3, "cold", &[("cid", "c2")]));
+        round.state.partitions[1].cursor = 3;
+        round.state.partitions[1].stream_last = Some(3);
+        let claims = vec![claim_of("cid", "c2")];
+        round.events.push(at(85, Happening::Injected { claims, copies: true }));
+    });
+    assert_eq!(copied, []);
 }
 
 #[test]
@@ -344,5 +357,5 @@ fn many_violations_of_a_kind_are_counted_and_few_are_shown() {
 }
 
 fn claim_of(user: &str, claim_id: &str) -> chaos::history::Claim {
-    crate::example::message(1, 1, "cold", &[(user, claim_id)]).claims.remove(0)
+    message(1, 1, "cold", &[(user, claim_id)]).claims.remove(0)
 }

@@ -1,0 +1,213 @@
+//! The steady load of a drill: in each partition a coupon that lasts, claimed by new users all the time.
+
+use std::mem;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::ids::CouponName;
+use common::partition::PartitionId;
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::Clock;
+use crate::clients::http::{Connection, Request};
+use crate::cluster::{Cluster, memory_kib};
+use crate::history::Answer;
+
+/// Clients of each partition at each API.
+const CLIENTS_PER_LANE: u32 = 2;
+
+/// A client's pause between an answer and its next claim.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// How often each API is asked whether it is ready.
+const READY_POLL: Duration = Duration::from_millis(10);
+
+/// How long an answer may take at most.
+const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+
+/// A claim, and how it was answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shot {
+    pub(super) partition: u32,
+    pub(super) start_us: u64,
+    pub(super) end_us: u64,
+    /// None if there was no answer.
+    pub(super) status: Option<u16>,
+    /// Whether it said when to try again.
+    pub(super) retry_after: bool,
+}
+
+impl Shot {
+    pub(super) fn won(&self) -> bool {
+        self.status == Some(200)
+    }
+}
+
+/// What an API said of itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Readiness {
+    pub(super) api: u32,
+    pub(super) at_us: u64,
+    pub(super) ready: bool,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    shots: Vec<Shot>,
+    readiness: Vec<Readiness>,
+}
+
+/// Clients that go on until they are stopped.
+#[derive(Debug)]
+pub(super) struct Load {
+    shared: Arc<Shared>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+#[derive(Debug)]
+struct Shared {
+    clock: Clock,
+    partitions: u32,
+    users: AtomicU64,
+    seen: Mutex<Seen>,
+}
+
+impl Load {
+    /// Creates the coupons and starts the clients.
+    pub(super) async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
+        let partitions = cluster.shape.partitions;
+        let shared = Arc::new(Shared {
+            clock: Clock(Instant::now()),
+            partitions,
+            users: AtomicU64::new(0),
+            seen: Mutex::default(),
+        });
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        for (api, address) in (0..).zip(cluster.addresses()) {
+            tasks.spawn(Arc::clone(&shared).watch(api, address, stop.clone()));
+            for partition in 0..partitions {
+                let name = coupon_in(partition, partitions);
+                if api == 0 {
+                    create(address, &name).await?;
+                }
+                for _ in 0..CLIENTS_PER_LANE {
+                    let shared = Arc::clone(&shared);
+                    tasks.spawn(shared.claim(partition, name.clone(), address, stop.clone()));
+                }
+            }
+        }
+        Ok(Self { shared, stop, tasks })
+    }
+
+    pub(super) fn now_us(&self) -> u64 {
+        self.shared.clock.now_us()
+    }
+
+    /// Forgets what was seen so far.
+    pub(super) fn clear(&self) {
+        *self.shared.lock() = Seen::default();
+    }
+
+    /// Takes what was seen so far.
+    pub(super) fn take(&self) -> (Vec<Shot>, Vec<Readiness>) {
+        let seen = mem::take(&mut *self.shared.lock());
+        (seen.shots, seen.readiness)
+    }
+
+    /// Whether a claim that began after that moment has won, in each partition.
+    pub(super) fn every_partition_won_since(&self, from_us: u64) -> bool {
+        let seen = self.shared.lock();
+        (0..self.shared.partitions).all(|partition| {
+            let won = |shot: &&Shot| shot.partition == partition && shot.won() && shot.start_us >= from_us;
+            seen.shots.iter().rev().any(|shot| won(&shot))
+        })
+    }
+
+    /// What each API holds in memory.
+    pub(super) async fn memory_kib(&self, cluster: &Cluster) -> Vec<u64> {
+        let mut all = Vec::new();
+        for api in &cluster.apis {
+            all.push(api.pid().await.and_then(memory_kib).unwrap_or_default());
+        }
+        all
+    }
+
+    pub(super) async fn stop(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn claim(
+        self: Arc<Self>,
+        partition: u32,
+        coupon: String,
+        api: SocketAddr,
+        stop: CancellationToken,
+    ) {
+        let mut connection = Connection::default();
+        connection.switch(api);
+        while !stop.is_cancelled() {
+            let user = self.users.fetch_add(1, Ordering::Relaxed);
+            let body = json!({ "user_id": format!("user {user}"), "coupon_name": coupon });
+            let path = "/api/coupons/claim".to_owned();
+            let request = Request { method: "POST", path, key: None, body: Some(body) };
+            let start_us = self.clock.now_us();
+            let answer = connection.send(&request, ANSWER_LIMIT).await;
+            let end_us = self.clock.now_us();
+            let (status, retry_after) = match &answer {
+                Answer::Response(response) => (Some(response.status), response.retry_after_s.is_some()),
+                Answer::Failed { .. } => (None, false),
+            };
+            self.lock().shots.push(Shot { partition, start_us, end_us, status, retry_after });
+            sleep(PAUSE).await;
+        }
+    }
+
+    async fn watch(self: Arc<Self>, api: u32, address: SocketAddr, stop: CancellationToken) {
+        let mut connection = Connection::default();
+        connection.switch(address);
+        while !stop.is_cancelled() {
+            let path = "/health/ready".to_owned();
+            let request = Request { method: "GET", path, key: None, body: None };
+            let answer = connection.send(&request, ANSWER_LIMIT).await;
+            let ready = matches!(answer, Answer::Response(response) if response.status == 200);
+            self.lock().readiness.push(Readiness { api, at_us: self.clock.now_us(), ready });
+            sleep(READY_POLL).await;
+        }
+    }
+}
+
+async fn create(api: SocketAddr, name: &str) -> anyhow::Result<()> {
+    let mut connection = Connection::default();
+    connection.switch(api);
+    let body = Some(json!({ "name": name, "amount": i32::MAX }));
+    let request = Request { method: "POST", path: "/api/coupons".to_owned(), key: None, body };
+    match connection.send(&request, ANSWER_LIMIT).await {
+        Answer::Response(response) if response.status == 201 => Ok(()),
+        answer => anyhow::bail!("coupon not created: {answer:?}"),
+    }
+}
+
+/// A name that belongs to this partition.
+fn coupon_in(partition: u32, partitions: u32) -> String {
+    (0_u32..)
+        .map(|number| format!("drill {number}"))
+        .find(|name| {
+            CouponName::new(name).is_ok_and(|name| PartitionId::of(&name, partitions).number() == partition)
+        })
+        .expect("some name belongs to each partition")
+}
