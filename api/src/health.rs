@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::inbox::Inbox;
 use crate::problem::Unavailable;
-use crate::receipt::UNPROVEN;
+use crate::receipt::{Receipt, UNPROVEN};
 use crate::store;
 
 /// How often both are asked.
@@ -112,6 +112,16 @@ impl Health {
     /// lose its tail without the server going away.
     pub(crate) fn proves(&self, before: Cursor, sequence: i64) -> bool {
         sequence > before.last_seq && before.link_epoch == self.link.borrow().epoch
+    }
+
+    /// Whether the message of `receipt` had been applied when Postgres was last asked.
+    pub(crate) fn has_passed(&self, receipt: Receipt) -> bool {
+        let cursors = self.cursors.lock().unwrap_or_else(PoisonError::into_inner);
+        cursors.get(receipt.partition as usize).is_some_and(|cursor| {
+            cursor.generation != UNPROVEN
+                && cursor.generation == receipt.generation
+                && cursor.last_seq >= receipt.sequence
+        })
     }
 
     /// Asks Postgres until `stop`.

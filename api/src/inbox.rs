@@ -13,19 +13,24 @@ use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use common::message::{Claim, Outcome, REPLY_PREFIX, Reply};
-use common::queue::Connection;
+use common::queue::{Connection, Link};
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::dispatcher::GATHER_MAX;
+use crate::health::Health;
 use crate::problem::Unavailable;
 use crate::receipt::Receipt;
 use crate::resolve::Resolver;
 
 /// How often deadlines are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(25);
+
+/// How long a reply may take once Postgres shows that the batch has been applied; then nobody is left
+/// who would send it.
+const REPLY_GRACE: Duration = Duration::from_millis(250);
 
 /// Code of the JetStream error for a stream that has reached its bytes or messages.
 const STREAM_FULL: u64 = 10_077;
@@ -91,7 +96,22 @@ pub(crate) struct Pending {
     pub(crate) link_epoch: u64,
     acknowledged: Option<oneshot::Sender<Published>>,
     published: Instant,
+    /// Since when it is known to have been applied.
+    applied: Option<Instant>,
     slot: Option<Slot>,
+}
+
+impl Pending {
+    /// Whether there is no use in waiting for a reply any longer.
+    fn is_orphan(&mut self, now: Instant, link: Link, health: &Health) -> bool {
+        if self.applied.is_none() && self.receipt.is_some_and(|receipt| health.has_passed(receipt)) {
+            self.applied = Some(now);
+        }
+        self.deadline <= now
+            || self.link_epoch != link.epoch
+            || !link.up
+            || self.applied.is_some_and(|since| since + REPLY_GRACE <= now)
+    }
 }
 
 /// What a batch under way holds.
@@ -149,6 +169,7 @@ impl Inbox {
             link_epoch,
             acknowledged: Some(acknowledged),
             published: Instant::now(),
+            applied: None,
             slot,
         };
         self.lock().insert(number, pending);
@@ -251,20 +272,19 @@ impl Inbox {
         }
     }
 
-    /// Passes on to `resolver` what has waited long enough, or whose answer was lost with the
-    /// connection, until `stop` and the last entry.
+    /// Passes on to `resolver` what has waited long enough, or whose reply was lost, with the
+    /// connection or with the worker, until `stop` and the last entry.
     pub(crate) async fn sweep(self: Arc<Self>, resolver: Resolver, stop: CancellationToken) {
         loop {
             tokio::time::sleep(SWEEP_INTERVAL).await;
-            let (now, link_epoch) = (Instant::now(), self.queue.link.borrow().epoch);
-            let up = self.queue.link.borrow().up;
+            let (now, link) = (Instant::now(), *self.queue.link.borrow());
             let mut entries = self.lock();
             let late = entries.values_mut().filter(|pending| now >= pending.published + GATHER_MAX);
             for slot in late.filter_map(|pending| pending.slot.as_mut()) {
                 slot.room = None;
             }
             let orphans = entries
-                .extract_if(|_, pending| pending.deadline <= now || !up || pending.link_epoch != link_epoch)
+                .extract_if(|_, pending| pending.is_orphan(now, link, &resolver.health))
                 .map(|(_, pending)| pending);
             for pending in orphans {
                 resolver.resolve(pending);

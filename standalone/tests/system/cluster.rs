@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::harness::{
@@ -174,6 +176,43 @@ fn a_worker_that_freezes_can_commit_nothing_when_it_wakes() {
         load.goes_on(100).await;
         assert!(process.is_running(), "{}", process.log_tail());
         process.terminate(LEASE * 5).await.unwrap();
+        end(load, system).await;
+    });
+}
+
+/// A way to a server that can be cut.
+async fn way_to(server: String) -> (String, CancellationToken) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let cut = CancellationToken::new();
+    let stop = cut.clone();
+    tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+        while let Ok((mut near, _)) = listener.accept().await {
+            let mut far = TcpStream::connect(&server).await.unwrap();
+            let copying = async move { tokio::io::copy_bidirectional(&mut near, &mut far).await };
+            tokio::spawn(stop.clone().run_until_cancelled_owned(copying));
+        }
+    }));
+    (address, cut)
+}
+
+#[test]
+fn a_worker_that_is_cut_off_from_nats_alone_gives_its_partitions_away() {
+    run(async {
+        let mut system = start(1).await;
+        let coupons = coupons(&system).await;
+        let direct = system.nats.url();
+        let (address, cut) = way_to(direct.trim_start_matches("nats://").to_owned()).await;
+        system.set("NATS_URL", format!("nats://{address}"));
+        let lonely = system.add_worker().await;
+        system.shared_as(&[4, 4]).await;
+        let load = Load::start(&system.clients(), &coupons, 4);
+        load.goes_on(100).await;
+        cut.cancel();
+        // It lives, and reaches Postgres: it could keep its leases for ever.
+        let owners = system.shared_as(&[8]).await;
+        assert_ne!(owners, [lonely]);
+        load.goes_on(100).await;
         end(load, system).await;
     });
 }

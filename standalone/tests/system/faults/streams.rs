@@ -245,6 +245,34 @@ fn a_stream_loses_its_tail_and_grows_again_before_a_worker_looks() {
 }
 
 #[test]
+fn a_refusal_does_not_become_a_win_when_the_queue_is_set_back() {
+    run(async {
+        let setup = Setup::new().apis(1).workers(1).env("CLAIM_TIMEOUT_MS", 1_000);
+        let mut system = setup.env("PURGE_INTERVAL_MS", 0).start().await;
+        let client = system.client().clone();
+        client.create(COUPON, 8).await;
+        let later = (0..).map(|number| format!("LATER {number}"));
+        let later = later.into_iter().find(|name| partition_of(name, PARTITIONS) == partition()).unwrap();
+        client.claim_with_key("a", COUPON, "key").await.assert_claimed("a", COUPON);
+        client.claim("early", &later).await.assert_problem(404, "coupon_not_found");
+        let copy = system.folder().join("copy");
+        system.nats.stop().await.unwrap();
+        copy_folder(&system.nats.folder().join("jetstream"), &copy);
+        system.nats.restart().await.unwrap();
+        insist(&system, "b").await.assert_claimed("b", COUPON);
+        client.create(&later, 8).await;
+        let before = generation(&system, partition()).await;
+        // The copy holds the refused claim; by now there would be something to win.
+        set_back(&mut system, Some(&copy)).await;
+        assert_eq!(insist(&system, "c").await.assert_claimed("c", COUPON).1, 3);
+        assert_eq!(generation(&system, partition()).await, before + 1);
+        assert_eq!(client.view(&later).await["claimed_by"], json!([]));
+        client.claim("early", &later).await.assert_claimed("early", &later);
+        system.stop().await;
+    });
+}
+
+#[test]
 fn the_whole_queue_is_wiped() {
     run(async {
         let mut system = Setup::new().apis(1).workers(2).env("CLAIM_TIMEOUT_MS", 1_000).start().await;
