@@ -1,7 +1,7 @@
 //! First come, first served: the rows must be what the queue's messages lead to, in their order.
 //!
 //! The messages of a partition are replayed in the order (generation, sequence, place). Whoever is new to a
-//! coupon while stock is left must be its next row. Three things make this more than one loop:
+//! coupon while stock is left must be its next row. Four things make this more than one loop:
 //!
 //! - A stream that was wiped or set back loses a tail. How much of it had been applied before is not written
 //!   down anywhere, but since applying goes strictly forward it is a whole number of messages from the
@@ -10,6 +10,8 @@
 //!   because users who have their row already are passed over by any later message.
 //!   Only the last generation has no tail to lose, so there each deviation is a violation. Rows that no
 //!   generation leads to are violations in any case.
+//! - A stream that was set back holds messages that had been applied. They are not applied again: a claim that
+//!   was refused for want of a coupon must not win when nobody is there to hear of it.
 //! - A claim that reached the queue before its coupon was created is refused rightly. It is let pass if it
 //!   was asked for before the creation is known to have ended, and nobody had the coupon by then. Even the
 //!   claim that took the first position may have been refused so once, and have won when it was repeated;
@@ -108,6 +110,8 @@ struct Replay<'a, 'i> {
     wrong: BTreeSet<&'a str>,
     /// Coupons whose rows ended a generation.
     ended: BTreeSet<&'a str>,
+    /// Sequence numbers and batch ids of what was applied.
+    applied: HashSet<(u64, &'a str)>,
 }
 
 impl<'a, 'i> Replay<'a, 'i> {
@@ -132,7 +136,14 @@ impl<'a, 'i> Replay<'a, 'i> {
                 (coupon.name.as_str(), state)
             })
             .collect();
-        Self { index, journal, coupons, wrong: BTreeSet::new(), ended: BTreeSet::new() }
+        Self {
+            index,
+            journal,
+            coupons,
+            wrong: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            applied: HashSet::new(),
+        }
     }
 
     fn run(mut self, findings: &mut Findings) -> Self {
@@ -201,8 +212,16 @@ impl<'a, 'i> Replay<'a, 'i> {
         }
     }
 
+    /// Notes a message as applied. False if it had been before.
+    fn is_new(&mut self, message: &'a Message) -> bool {
+        self.applied.insert((message.sequence, &message.batch_id))
+    }
+
     /// Applies a message as a whole, or not at all if the rows contradict it.
     fn applies(&mut self, message: &'a Message) -> bool {
+        if !self.is_new(message) {
+            return true;
+        }
         let mut taken = Vec::new();
         for claim in &message.claims {
             match self.step(claim) {
@@ -220,6 +239,7 @@ impl<'a, 'i> Replay<'a, 'i> {
                             coupon.taken.remove(claim.user.as_str());
                         }
                     }
+                    self.applied.remove(&(message.sequence, message.batch_id.as_str()));
                     return false;
                 }
             }
@@ -229,6 +249,9 @@ impl<'a, 'i> Replay<'a, 'i> {
 
     /// Applies a message that was applied for certain.
     fn must_apply(&mut self, message: &'a Message, findings: &mut Findings) {
+        if !self.is_new(message) {
+            return;
+        }
         for (place, claim) in message.claims.iter().enumerate() {
             match self.step(claim) {
                 Step::Row => self.take(claim),

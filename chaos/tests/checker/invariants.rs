@@ -1,8 +1,8 @@
 //! Each promise broken once, in an otherwise valid history.
 
 use chaos::checker::{Check, SETTLE_US, check};
-use chaos::history::{Answer, Endpoint, Failure, Happening, OpId};
-use chaos::state::{Gauge, Session};
+use chaos::history::{Answer, Endpoint, Failure, Happening, OpId, Round};
+use chaos::state::{Gauge, Message, Session};
 
 use crate::example::{
     HEALED_US, assert_found, assert_only, at, broken, claim, message, op, op_mut, row, shown, status,
@@ -139,6 +139,24 @@ fn the_copy_of_a_claim_may_find_the_coupon_that_was_not_there() {
         round.events.push(at(85, Happening::Injected { claims, copies: true }));
     });
     assert_eq!(copied, []);
+}
+
+#[test]
+fn what_was_applied_is_not_applied_again_when_the_queue_is_set_back() {
+    let set_back = |round: &mut Round| {
+        let kept = round.state.journals[1].messages.clone();
+        let kept = kept.into_iter().map(|message| Message { generation: 2, ..message });
+        round.state.journals[1].messages.extend(kept);
+        round.state.partitions[1].generation = 2;
+    };
+    // The first message's claim was refused, as there was no coupon yet; now there is.
+    assert_eq!(broken(set_back), []);
+    let won = broken(|round| {
+        set_back(round);
+        round.state.claims.push(row("cold", "cid", "c2", 2));
+        round.state.coupons[1].remaining -= 1;
+    });
+    assert_found(&won, Check::WonAfterRefusal);
 }
 
 #[test]
