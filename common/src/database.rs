@@ -113,8 +113,21 @@ pub fn is_passing(error: &sqlx::Error) -> bool {
 /// [`PARTITIONS_DEFAULT`].
 ///
 /// # Errors
-/// When `configured` differs from what is written.
+/// When `configured` differs from what is written. A server that has gone away again is waited for.
 pub async fn partitions(pool: &PgPool, configured: Option<u32>) -> Result<u32, SetupError> {
+    let mut backoff = Backoff::for_server();
+    loop {
+        match try_partitions(pool, configured).await {
+            Err(SetupError::Database(error)) if is_passing(&error) => {
+                tracing::warn!(%error, "waiting for Postgres");
+            }
+            done => return done,
+        }
+        backoff.wait().await;
+    }
+}
+
+async fn try_partitions(pool: &PgPool, configured: Option<u32>) -> Result<u32, SetupError> {
     let count = "SELECT count(*) FROM partitions";
     let mut found: i64 = sqlx::query_scalar(count).fetch_one(pool).await?;
     if found == 0 {
