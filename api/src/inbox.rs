@@ -285,7 +285,8 @@ impl Inbox {
             }
             let orphans = entries
                 .extract_if(|_, pending| pending.is_orphan(now, link, &resolver.health))
-                .map(|(_, pending)| pending);
+                // No reply is waited for any more: what it held is free.
+                .map(|(_, pending)| Pending { slot: None, ..pending });
             for pending in orphans {
                 resolver.resolve(pending);
             }

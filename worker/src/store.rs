@@ -34,6 +34,11 @@ pub async fn connect_for_claims(
         ("statement_timeout", &statement_timeout.as_millis().to_string()),
         // A claim is answered when it is on disk, whatever the server's default.
         ("synchronous_commit", "on"),
+        // A connection that broke without a word, between a statement and the end of its message, keeps
+        // its locks until the server notices: within half a minute, not hours.
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
     ]);
     options.connect().await
 }
@@ -236,7 +241,7 @@ pub enum Written {
 }
 
 /// Passes the fence and writes all of a batch: cursor, lease, stocks, winners, dead letters. It is one
-/// statement, and so one transaction, which never waits for this process.
+/// statement, and so one transaction, which does not wait for what this process thinks.
 ///
 /// Nobody but the partition's owner changes its coupons and their claims, apart from people with psql.
 /// Instead of keeping those out by locks since [`look_up`], it refuses to write when a stock is not
@@ -249,7 +254,8 @@ pub enum Written {
 /// When the database does not answer; whether it wrote is unknown then.
 pub async fn write(connection: &mut PgConnection, fence: &Fence, changes: &Changes<'_>) -> Result<Written> {
     // Everything names the fence, so that nothing is touched before it is passed. Each coupon is found
-    // by a LATERAL look-up and updated at its place: a join might scan all of them for each. The
+    // by a LATERAL look-up and updated at its place: a join might scan all of them for each. (The name is
+    // compared once more, in a way that no index serves, for a row that is renamed meanwhile.) The
     // division fails, and undoes all, when a stock was not as expected.
     let done: Result<Vec<i32>> = sqlx::query_scalar(
         "WITH fence AS (
@@ -264,6 +270,7 @@ pub async fn write(connection: &mut PgConnection, fence: &Fence, changes: &Chang
              CROSS JOIN unnest($9::text[], $10::int[], $11::int[]) AS sold (name, count, expected)
              CROSS JOIN LATERAL (SELECT ctid FROM coupons WHERE name = sold.name LIMIT 1) AS found
              WHERE coupons.ctid = found.ctid AND coupons.remaining_amount = sold.expected
+               AND (coupons.name = sold.name) IS TRUE
              RETURNING 1
          ), winner AS (
              INSERT INTO claims (coupon_name, user_id, claim_id, position)
