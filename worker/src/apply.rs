@@ -112,13 +112,12 @@ impl Transaction {
             }
         }
         // From here on it may be committed without our hearing of it, also when this is cancelled.
-        if !self.outcomes.contains(&decision.outcomes) {
-            self.outcomes.push(decision.outcomes.clone());
-        }
+        self.outcomes.retain(|earlier| *earlier != decision.outcomes);
+        self.outcomes.push(decision.outcomes);
         let written = store::write(connection, &self.fence, &changes).await;
         if let Ok(Written::Committed) = written {
             // Under one fence there is one commit: it was this attempt, and no earlier one.
-            self.outcomes = vec![decision.outcomes];
+            self.outcomes.drain(..self.outcomes.len() - 1);
         }
         written
     }

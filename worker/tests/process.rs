@@ -2,174 +2,53 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
-use std::ffi::OsStr;
-use std::fs;
-use std::io::{BufRead as _, BufReader};
-use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::ffi::OsStrExt as _;
-use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+#[path = "../../common/testing/process.rs"]
+mod process;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use process::Process;
 
-/// How long a process may take to end, on a busy machine too.
-const LIMIT: Duration = Duration::from_secs(10);
-
-/// How long it may take once it was told to, with nothing in its hands.
-const PROMPTLY: Duration = Duration::from_secs(2);
-
-/// The process, in a folder of its own and with nothing in its environment.
-fn command(folder: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_coupon-worker"));
-    command.env_clear().current_dir(folder);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
-}
-
-/// Waits for the end; kills what does not end.
-fn wait(mut child: Child) -> Output {
-    let deadline = Instant::now() + LIMIT;
-    while child.try_wait().unwrap().is_none() {
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("still runs: {:?}", child.wait_with_output().unwrap());
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    child.wait_with_output().unwrap()
-}
-
-/// Asserts that the process ends with an error of one line that begins by naming the variable.
-fn assert_refused(mut command: Command, variable: &str) {
-    let output = wait(command.spawn().unwrap());
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.code().is_some_and(|code| code != 0), "{variable}: {}: {said}", output.status);
-    let lines: Vec<_> = said.lines().collect();
-    assert_eq!(lines.len(), 1, "{variable}: {said}");
-    assert!(lines[0].starts_with(&format!("Error: {variable}: ")), "{variable}: {said}");
-}
+const WORKER: Process =
+    Process { binary: env!("CARGO_BIN_EXE_coupon-worker"), variables: &[], number: "LEASE_MS" };
 
 #[test]
 fn a_wrong_value_of_any_variable_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    for (variable, value) in [
-        ("DB_DEFAULT", "mysql"),
-        ("DATABASE_URL", "mysql://localhost/x"),
-        ("DATABASE_URL", "postgres://localhost:port/x"),
-        ("DATABASE_URL", "localhost"),
-        ("DATABASE_URL", "host=localhost port=x"),
-        ("DATABASE_URL", "host=localhost sslmode=perhaps"),
-        ("DATABASE_URL", "host=localhost color=red"),
-        ("DB_PG_PORT", "0"),
-        ("DB_PG_PORT", "x"),
-        ("NATS_URL", "nats://["),
-        ("NATS_REPLICAS", "0"),
-        ("NATS_REPLICAS", "6"),
-        ("STREAM_BYTES_MAX", "65535"),
-        ("STREAM_BYTES_MAX", "1GB"),
-        ("PARTITIONS", "0"),
-        ("PARTITIONS", "257"),
-        ("PARTITIONS", "eight"),
+    WORKER.names_a_wrong_value_of_any_variable(&[
         ("LEASE_MS", "0"),
         ("LEASE_MS", "2s"),
         ("TRANSACTION_CLAIMS_MAX", "0"),
         ("PREFETCH_MESSAGES_MAX", "0"),
         ("PURGE_INTERVAL_MS", "-1"),
         ("STATEMENT_TIMEOUT_MS", "0"),
-        ("SHUTDOWN_TIMEOUT_MS", "-1"),
-        ("LOG_FORMAT", "xml"),
         ("RUST_LOG", "worker=loud"),
-    ] {
-        let mut command = command(folder.path());
-        command.env(variable, value);
-        assert_refused(command, variable);
-    }
+    ]);
 }
 
 #[test]
 fn credentials_come_in_pairs() {
-    let folder = tempfile::tempdir().unwrap();
-    for (set, missing) in [("NATS_USER", "NATS_PASSWORD"), ("NATS_PASSWORD", "NATS_USER")] {
-        let mut command = command(folder.path());
-        command.env(set, "x");
-        assert_refused(command, missing);
-    }
+    WORKER.wants_credentials_in_pairs();
 }
 
 #[test]
 fn a_value_that_is_no_text_is_named() {
-    let folder = tempfile::tempdir().unwrap();
-    for variable in ["LEASE_MS", "DATABASE_URL", "DB_DEFAULT"] {
-        let mut command = command(folder.path());
-        command.env(variable, OsStr::from_bytes(b"\xff\xfe"));
-        assert_refused(command, variable);
-    }
+    WORKER.names_a_value_that_is_no_text("LEASE_MS");
 }
 
 #[test]
 fn a_password_is_not_repeated() {
-    let folder = tempfile::tempdir().unwrap();
-    for (variable, value) in [
-        ("DATABASE_URL", "postgres://me:geheim@localhost:port/x"),
-        ("DATABASE_URL", "host=localhost password=geheim port=x"),
-        ("NATS_URL", "nats://me:geheim@["),
-    ] {
-        let output = wait(command(folder.path()).env(variable, value).spawn().unwrap());
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert!(!output.status.success() && said.contains(variable) && !said.contains("geheim"), "{said}");
-    }
+    WORKER.repeats_no_password();
 }
 
 #[test]
 fn a_file_of_variables_is_read_but_never_overrides_the_environment() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join(".env"), "# wrong\nDB_DEFAULT=mysql\nLEASE_MS='soon'\n").unwrap();
-    assert_refused(command(folder.path()), "DB_DEFAULT");
-    let mut overridden = command(folder.path());
-    overridden.env("DB_DEFAULT", "postgresql");
-    assert_refused(overridden, "LEASE_MS");
-    // One that cannot be read is no excuse for going on without it.
-    fs::write(folder.path().join(".env"), "DB_DEFAULT postgresql\n").unwrap();
-    assert_refused(command(folder.path()), ".env");
+    WORKER.reads_a_file_of_variables_but_never_overrides_the_environment();
 }
 
 #[test]
 fn a_file_of_variables_further_up_is_none_of_ours() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join(".env"), "DB_DEFAULT=mysql\n").unwrap();
-    let inner = folder.path().join("inner");
-    fs::create_dir(&inner).unwrap();
-    let mut command = command(&inner);
-    command.env("LEASE_MS", "soon");
-    assert_refused(command, "LEASE_MS");
+    WORKER.reads_no_file_of_variables_further_up();
 }
 
 #[test]
 fn it_stops_promptly_while_it_waits_for_its_servers() {
-    let folder = tempfile::tempdir().unwrap();
-    for signal in [Signal::SIGTERM, Signal::SIGINT] {
-        // Bound and closed again: nobody listens there.
-        let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-        let mut child = command(folder.path())
-            .env("DB_PG_HOST", "127.0.0.1")
-            .env("DB_PG_PORT", port.to_string())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-        let waits = lines.any(|line| {
-            let line = line.unwrap();
-            line.contains("waiting for Postgres") && line.contains(&port.to_string())
-        });
-        assert!(waits, "it does not say what it waits for");
-        // What it says meanwhile must not fill the pipe.
-        let rest = std::thread::spawn(move || lines.map_while(Result::ok).count());
-        let started = Instant::now();
-        kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
-        let status = wait(child).status;
-        assert!(started.elapsed() < PROMPTLY, "{signal}: {:?}", started.elapsed());
-        assert_eq!(status.code(), Some(0), "{signal}: {status}");
-        rest.join().unwrap();
-    }
+    WORKER.stops_promptly_while_it_waits_for_its_servers();
 }

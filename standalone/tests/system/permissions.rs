@@ -219,6 +219,16 @@ fn operators_may_do_anything() {
     });
 }
 
+/// Asserts that an API and a worker, started now, do not wait but end, and say why.
+async fn assert_both_end_at_once(system: &System, why: &str) {
+    let limit = Duration::from_secs(5);
+    let api = timeout(limit, Part::api(&system.env(NatsUser::Api))).await.expect("it waits");
+    let worker = timeout(limit, Part::worker(&system.env(NatsUser::Worker))).await.expect("it waits");
+    for error in [format!("{:#}", api.unwrap_err()), format!("{:#}", worker.unwrap_err())] {
+        assert!(error.contains(why), "{error}");
+    }
+}
+
 #[test]
 fn strangers_are_refused_and_wrong_credentials_end_a_process_at_once() {
     run(async {
@@ -236,12 +246,7 @@ fn strangers_are_refused_and_wrong_credentials_end_a_process_at_once() {
             assert_eq!(refusals[0], "-ERR 'Authorization Violation'", "{user}");
         }
         system.set("NATS_PASSWORD", "wrong");
-        let limit = Duration::from_secs(5);
-        let api = timeout(limit, Part::api(&system.env(NatsUser::Api))).await.expect("it waits");
-        let worker = timeout(limit, Part::worker(&system.env(NatsUser::Worker))).await.expect("it waits");
-        for error in [format!("{:#}", api.unwrap_err()), format!("{:#}", worker.unwrap_err())] {
-            assert!(error.contains("authorization"), "{error}");
-        }
+        assert_both_end_at_once(&system, "authorization").await;
         system.stop().await;
     });
 }
@@ -284,12 +289,7 @@ fn a_wrong_database_password_ends_a_process_at_once() {
         let wrong = [format!("{start}x@{end}"), format!("{url}_of_nobody")];
         for url in wrong {
             system.set("DATABASE_URL", &url);
-            let limit = Duration::from_secs(5);
-            let api = timeout(limit, Part::api(&system.env(NatsUser::Api))).await.expect("it waits");
-            let worker = timeout(limit, Part::worker(&system.env(NatsUser::Worker))).await.expect("it waits");
-            for error in [format!("{:#}", api.unwrap_err()), format!("{:#}", worker.unwrap_err())] {
-                assert!(error.contains("Postgres refuses the connection"), "{error}");
-            }
+            assert_both_end_at_once(&system, "Postgres refuses the connection").await;
         }
         system.stop_unsound().await;
     });

@@ -1,6 +1,6 @@
 //! Streams that are deleted, lose their tail, are wiped, or are full.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::partition::PartitionId;
 use common::stream;
@@ -42,6 +42,15 @@ async fn insist(system: &System, user: &str) -> Reply {
         }
     })
     .await
+}
+
+/// Keeps a copy of everything that NATS has stored so far.
+async fn keep_copy(system: &mut System) -> PathBuf {
+    let copy = system.folder().join("copy");
+    system.nats.stop().await.unwrap();
+    copy_folder(&system.nats.folder().join("jetstream"), &copy);
+    system.nats.restart().await.unwrap();
+    copy
 }
 
 /// Stops NATS, puts `copy` in the place of everything that it stored (nothing, if there is none),
@@ -170,10 +179,7 @@ fn a_stream_loses_its_tail() {
         client.create(COUPON, 8).await;
         client.claim_with_key("a", COUPON, "key").await.assert_claimed("a", COUPON);
         client.claim_with_key("b", COUPON, "key").await.assert_claimed("b", COUPON);
-        let copy = system.folder().join("copy");
-        system.nats.stop().await.unwrap();
-        copy_folder(&system.nats.folder().join("jetstream"), &copy);
-        system.nats.restart().await.unwrap();
+        let copy = keep_copy(&mut system).await;
         for user in ["c", "d", "e"] {
             insist(&system, user).await.assert_claimed(user, COUPON);
         }
@@ -197,10 +203,7 @@ fn a_stream_loses_its_tail_and_grows_again_before_a_worker_looks() {
         let client = system.client().clone();
         client.create(COUPON, 8).await;
         client.claim_with_key("a", COUPON, "key").await.assert_claimed("a", COUPON);
-        let copy = system.folder().join("copy");
-        system.nats.stop().await.unwrap();
-        copy_folder(&system.nats.folder().join("jetstream"), &copy);
-        system.nats.restart().await.unwrap();
+        let copy = keep_copy(&mut system).await;
         for user in ["b", "c"] {
             insist(&system, user).await.assert_claimed(user, COUPON);
         }
@@ -255,10 +258,7 @@ fn a_refusal_does_not_become_a_win_when_the_queue_is_set_back() {
         let later = later.into_iter().find(|name| partition_of(name, PARTITIONS) == partition()).unwrap();
         client.claim_with_key("a", COUPON, "key").await.assert_claimed("a", COUPON);
         client.claim("early", &later).await.assert_problem(404, "coupon_not_found");
-        let copy = system.folder().join("copy");
-        system.nats.stop().await.unwrap();
-        copy_folder(&system.nats.folder().join("jetstream"), &copy);
-        system.nats.restart().await.unwrap();
+        let copy = keep_copy(&mut system).await;
         insist(&system, "b").await.assert_claimed("b", COUPON);
         client.create(&later, 8).await;
         let before = generation(&system, partition()).await;
