@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-pub use plan::{Coupon, Plan};
+pub use plan::{Coupon, Plan, name_in};
 
 use crate::record::Log;
 use chain::{Chain, Wish};

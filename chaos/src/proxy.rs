@@ -84,17 +84,8 @@ struct Shared {
 
 impl Proxy {
     /// Listens on a free port of the loopback interface and passes connections on to `upstream`, which may
-    /// come and go.
-    pub async fn start(protocol: Protocol, upstream: SocketAddr) -> io::Result<Self> {
-        Self::start_with(protocol, upstream, None).await
-    }
-
-    /// Like [`Proxy::start`], for NATS; a copy of each message from the server goes to the tap.
-    pub async fn start_with_tap(upstream: SocketAddr, tap: Tap) -> io::Result<Self> {
-        Self::start_with(Protocol::Nats, upstream, Some(tap)).await
-    }
-
-    async fn start_with(protocol: Protocol, upstream: SocketAddr, tap: Option<Tap>) -> io::Result<Self> {
+    /// come and go. A copy of each message that comes from a NATS server goes to the tap, if there is one.
+    pub async fn start(protocol: Protocol, upstream: SocketAddr, tap: Option<Tap>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
         let stop = CancellationToken::new();

@@ -14,6 +14,14 @@ const LASTING_AMOUNT: u32 = 1_000_000;
 /// Names that are tried to find one that belongs to a certain partition.
 const NAMES_MAX: u32 = 1_000;
 
+/// The first of `name 0`, `name 1`, … that belongs to this partition.
+pub fn name_in(name: &str, partition: u32, partitions: u32) -> Option<String> {
+    let belongs = |name: &String| {
+        CouponName::new(name).is_ok_and(|name| PartitionId::of(&name, partitions).number() == partition)
+    };
+    (0..NAMES_MAX).map(|number| format!("{name} {number}")).find(belongs)
+}
+
 /// A coupon of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Coupon {
@@ -76,11 +84,8 @@ impl Plan {
 
     /// A name that belongs to this partition.
     fn name_in(&self, partition: u32, partitions: u32, rng: &mut StdRng) -> String {
-        let belongs = |name: &String| {
-            CouponName::new(name).is_ok_and(|name| PartitionId::of(&name, partitions).number() == partition)
-        };
         let name = self.name("lasting", rng);
-        (0..NAMES_MAX).map(|number| format!("{name} {number}")).find(belongs).unwrap_or(name)
+        name_in(&name, partition, partitions).unwrap_or(name)
     }
 
     /// Draws a coupon by its weight.

@@ -32,10 +32,7 @@ impl Places<'_> {
         postgres: SocketAddr,
         database_url: &str,
     ) -> anyhow::Result<Node> {
-        let links = Links {
-            nats: Proxy::start(Protocol::Nats, nats).await?,
-            postgres: Proxy::start(Protocol::Postgres, postgres).await?,
-        };
+        let links = links(nats, postgres, None).await?;
         let port = port::free()?;
         let name = format!("api-{number}");
         let program = self
@@ -53,10 +50,7 @@ impl Places<'_> {
         postgres: SocketAddr,
         database_url: &str,
     ) -> anyhow::Result<Node> {
-        let links = Links {
-            nats: Proxy::start_with_tap(nats, self.tap.clone()).await?,
-            postgres: Proxy::start(Protocol::Postgres, postgres).await?,
-        };
+        let links = links(nats, postgres, Some(self.tap.clone())).await?;
         let name = format!("worker-{number}");
         let program = self
             .program(&self.binaries.worker, &name, NatsUser::Worker, &links, postgres, database_url)
@@ -85,4 +79,12 @@ impl Places<'_> {
             .env("PARTITIONS", self.shape.partitions.to_string())
             .env("LOG_FORMAT", "json")
     }
+}
+
+/// A process' links. Copies of what NATS sends it go to the tap, if there is one.
+async fn links(nats: SocketAddr, postgres: SocketAddr, tap: Option<Tap>) -> std::io::Result<Links> {
+    Ok(Links {
+        nats: Proxy::start(Protocol::Nats, nats, tap).await?,
+        postgres: Proxy::start(Protocol::Postgres, postgres, None).await?,
+    })
 }

@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::ids::CouponName;
-use common::partition::PartitionId;
+use anyhow::Context as _;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Clock;
 use crate::clients::http::{Connection, Request};
+use crate::clients::name_in;
 use crate::cluster::{Cluster, memory_kib};
 use crate::history::Answer;
 
@@ -92,7 +92,7 @@ impl Load {
         for (api, address) in (0..).zip(cluster.addresses()) {
             tasks.spawn(Arc::clone(&shared).watch(api, address, stop.clone()));
             for partition in 0..partitions {
-                let name = coupon_in(partition, partitions);
+                let name = name_in("drill", partition, partitions).context("no name for the partition")?;
                 if api == 0 {
                     create(address, &name).await?;
                 }
@@ -200,14 +200,4 @@ async fn create(api: SocketAddr, name: &str) -> anyhow::Result<()> {
         Answer::Response(response) if response.status == 201 => Ok(()),
         answer => anyhow::bail!("coupon not created: {answer:?}"),
     }
-}
-
-/// A name that belongs to this partition.
-fn coupon_in(partition: u32, partitions: u32) -> String {
-    (0_u32..)
-        .map(|number| format!("drill {number}"))
-        .find(|name| {
-            CouponName::new(name).is_ok_and(|name| PartitionId::of(&name, partitions).number() == partition)
-        })
-        .expect("some name belongs to each partition")
 }

@@ -171,7 +171,7 @@ struct Link {
 async fn link(protocol: Protocol) -> Link {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let upstream: SocketAddr = listener.local_addr().unwrap();
-    let proxy = Proxy::start(protocol, upstream).await.unwrap();
+    let proxy = Proxy::start(protocol, upstream, None).await.unwrap();
     let client = TcpStream::connect(proxy.addr()).await.unwrap();
     let (server, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
     Link { proxy, listener, client, server }
@@ -331,7 +331,8 @@ async fn chosen_frames_are_lost_and_no_others() {
 async fn a_tap_gets_copies_even_of_what_is_lost() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (tap, mut tapped) = Tap::new();
-    let proxy = Proxy::start_with_tap(listener.local_addr().unwrap(), tap.clone()).await.unwrap();
+    let proxy =
+        Proxy::start(Protocol::Nats, listener.local_addr().unwrap(), Some(tap.clone())).await.unwrap();
     let _client = TcpStream::connect(proxy.addr()).await.unwrap();
     let (mut server, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
     proxy.impose(Rule::FramesLost { way: Way::ToClient, matcher: Matcher::default(), times: 9 });
