@@ -92,6 +92,8 @@ fn options(config: &config::Nats, role: &str, link: watch::Sender<Link>) -> Conn
         .event_callback(move |event| {
             match &event {
                 Event::Connected => tracing::info!(role = role_name, "connected to NATS"),
+                // Only we close it, when we stop.
+                Event::Closed => tracing::debug!(role = role_name, "NATS connection closed"),
                 event => tracing::warn!(role = role_name, %event, "NATS connection"),
             }
             if let Ok(mut on_event) = on_event.lock() {
