@@ -1,5 +1,5 @@
-//! Every SQL statement of the worker. Functions take the connection; the caller owns the
-//! transaction. No statement reaches across partitions, but for those about leases.
+//! Every SQL statement of the worker. Functions take the connection; every statement is a transaction
+//! of its own. No statement reaches across partitions, but for those about leases.
 
 use std::time::Duration;
 
