@@ -139,8 +139,8 @@ async fn one(cluster: &Arc<Cluster>, load: &Load, drill: Drill, worker: usize) -
         Drill::WorkerJoined => cluster.workers[worker].release().await?,
         Drill::NatsKilled => cluster.nats.lock().await.kill().await?,
         Drill::PostgresKilled => cluster.postgres.lock().await.kill().await?,
-        Drill::NatsFrozen => _ = cluster.nats.lock().await.pause(),
-        Drill::PostgresFrozen => _ = cluster.postgres.lock().await.pause(),
+        Drill::NatsFrozen => _ = cluster.nats.lock().await.pause().await,
+        Drill::PostgresFrozen => _ = cluster.postgres.lock().await.pause().await,
     }
     let mut grown_kib = None;
     let server = !matches!(drill, Drill::WorkerKilled | Drill::WorkerStopped | Drill::WorkerJoined);

@@ -92,7 +92,10 @@ impl Node {
     pub async fn freeze(&self) -> bool {
         let mut state = self.state.lock().await;
         state.frozen += 1;
-        state.child.as_ref().is_some_and(Child::pause)
+        match &state.child {
+            Some(child) => child.pause().await,
+            None => false,
+        }
     }
 
     /// Lets the process go on unless something else freezes it.
@@ -144,7 +147,7 @@ impl Node {
         if state.down == 0 && state.child.is_none() {
             let child = self.program.spawn().await?;
             if state.frozen > 0 {
-                child.pause();
+                child.pause().await;
             }
             state.child = Some(child);
         }

@@ -17,9 +17,6 @@ use crate::schedule::{Strike, Target};
 /// The longest pause between two processes that are killed, or started, one after the other.
 const GAP_MS_MAX: u64 = 40;
 
-/// A signal takes hold within moments, not at once.
-const FREEZE_US: u64 = 20_000;
-
 /// How long a worker stays, or stays away, while workers come and go.
 const TURN_MS: std::ops::RangeInclusive<u64> = 100..=700;
 
@@ -47,7 +44,7 @@ impl Striker {
     pub(super) async fn pause_node(&self, strike: &Strike) -> anyhow::Result<u64> {
         let node = self.node(strike.target)?;
         node.freeze().await;
-        let frozen_us = self.log.now_us() + FREEZE_US;
+        let frozen_us = self.log.now_us();
         sleep(Duration::from_millis(strike.duration_ms)).await;
         node.thaw().await;
         Ok(frozen_us)
@@ -66,13 +63,13 @@ impl Striker {
     }
 
     pub(super) async fn pause_nats(&self, duration: Duration) {
-        self.cluster.nats.lock().await.pause();
+        self.cluster.nats.lock().await.pause().await;
         sleep(duration).await;
         self.cluster.nats.lock().await.resume();
     }
 
     pub(super) async fn pause_postgres(&self, duration: Duration) {
-        self.cluster.postgres.lock().await.pause();
+        self.cluster.postgres.lock().await.pause().await;
         sleep(duration).await;
         self.cluster.postgres.lock().await.resume();
     }

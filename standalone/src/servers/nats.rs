@@ -190,9 +190,9 @@ impl Nats {
         self.child.kill().await.map(drop)
     }
 
-    /// Freezes the server: connections stay open, nothing answers.
-    pub fn pause(&self) -> bool {
-        self.child.pause()
+    /// Freezes the server: connections stay open, nothing answers. False when that does not succeed.
+    pub async fn pause(&self) -> bool {
+        self.child.pause().await
     }
 
     /// Lets it go on.

@@ -179,8 +179,9 @@ impl Postgres {
     }
 
     /// Freezes the postmaster and all its backends: connections stay open, locks stay held, nothing answers.
-    pub fn pause(&self) -> bool {
-        self.child.pause()
+    /// False when that does not succeed.
+    pub async fn pause(&self) -> bool {
+        self.child.pause().await
     }
 
     /// Lets them go on.

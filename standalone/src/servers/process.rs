@@ -20,6 +20,9 @@ const POLL_INTERVAL: Duration = Duration::from_millis(10);
 /// How long a killed process may take to disappear.
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a process may take to stand still: one that waits for the disk does so first.
+const PAUSE_LIMIT: Duration = Duration::from_secs(10);
+
 /// How many times a tree is walked again when processes appear in it while it is being signalled.
 const WALKS_MAX: usize = 20;
 
@@ -253,9 +256,21 @@ impl Child {
     }
 
     /// Stops the clock for the process and all its descendants (SIGSTOP): it keeps its connections and
-    /// locks, and answers nothing. Takes hold within moments, not before this returns. False when it has ended.
-    pub fn pause(&self) -> bool {
-        self.signal_tree(Signal::SIGSTOP)
+    /// locks, and answers nothing. Returns when everything stands still. False when the process has ended, or
+    /// still runs after ten seconds.
+    pub async fn pause(&self) -> bool {
+        let deadline = Instant::now() + PAUSE_LIMIT;
+        // Again each time: a process that was being started when its parent stopped is found a moment later.
+        while self.signal_tree(Signal::SIGSTOP) {
+            if tree::is_stopped(self.pid) {
+                return true;
+            }
+            if Instant::now() >= deadline {
+                return false;
+            }
+            sleep(POLL_INTERVAL).await;
+        }
+        false
     }
 
     /// Undoes [`pause`](Self::pause) (SIGCONT).

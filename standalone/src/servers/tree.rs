@@ -17,14 +17,14 @@ pub(super) fn send(pid: u32, signal: Signal) -> bool {
 
 /// True while the process exists and has not ended (a zombie has).
 pub(super) fn is_alive(pid: u32) -> bool {
-    processes().get(&pid).is_some_and(|process| process.alive)
+    processes().get(&pid).is_some_and(|process| process.state != State::Ended)
 }
 
 /// All living descendants of a process, the process itself excluded.
 pub(super) fn descendants(root: u32) -> Vec<u32> {
     let processes = processes();
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
-    for (&pid, process) in processes.iter().filter(|(_, process)| process.alive) {
+    for (&pid, process) in processes.iter().filter(|(_, process)| process.state != State::Ended) {
         children.entry(process.parent).or_default().push(pid);
     }
     let mut found = Vec::new();
@@ -38,12 +38,25 @@ pub(super) fn descendants(root: u32) -> Vec<u32> {
     found
 }
 
+/// True when a process and all its descendants stand still (SIGSTOP), every thread of them, or have ended.
+///
+/// A signal is only noted when it is sent: each thread stops when it next leaves the kernel, and threads of
+/// other processors go on for a moment.
+pub(super) fn is_stopped(root: u32) -> bool {
+    let processes = processes();
+    let is_stopped = |pid: u32| match thread_states(pid) {
+        Some(states) => states.iter().all(|state| matches!(state, State::Stopped | State::Ended)),
+        None => processes.get(&pid).is_none_or(|process| process.state != State::Running),
+    };
+    is_stopped(root) && descendants(root).into_iter().all(is_stopped)
+}
+
 /// Processes whose working directory is `folder`. Postgres and all its backends work in the data folder,
 /// so this finds those whose parent died. Empty on systems without `/proc`.
 pub(super) fn working_in(folder: &Path) -> Vec<u32> {
     let Ok(folder) = folder.canonicalize() else { return Vec::new() };
     let own = std::process::id();
-    numbered_entries()
+    numbered_entries(Path::new("/proc"))
         .filter(|&pid| pid != own)
         .filter(|pid| fs::read_link(format!("/proc/{pid}/cwd")).is_ok_and(|cwd| cwd == folder))
         .collect()
@@ -59,11 +72,31 @@ pub(super) fn command_line(pid: u32) -> String {
 
 struct Process {
     parent: u32,
-    alive: bool,
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// At work, or asleep until there is some.
+    Running,
+    Stopped,
+    /// Gone, or a zombie.
+    Ended,
+}
+
+impl State {
+    /// By the letter that `/proc` and `ps` use.
+    fn from_letter(letter: char) -> Self {
+        match letter {
+            'T' | 't' => Self::Stopped,
+            'Z' | 'X' | 'x' => Self::Ended,
+            _ => Self::Running,
+        }
+    }
 }
 
 fn processes() -> HashMap<u32, Process> {
-    let from_proc: HashMap<u32, Process> = numbered_entries()
+    let from_proc: HashMap<u32, Process> = numbered_entries(Path::new("/proc"))
         .filter_map(|pid| Some((pid, from_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?)))
         .collect();
     if !from_proc.is_empty() {
@@ -73,25 +106,34 @@ fn processes() -> HashMap<u32, Process> {
     listing.lines().filter_map(from_ps).collect()
 }
 
-fn numbered_entries() -> impl Iterator<Item = u32> {
-    fs::read_dir("/proc")
+/// The state of every thread of a process; nothing where there is no `/proc`.
+fn thread_states(pid: u32) -> Option<Vec<State>> {
+    let folder = Path::new("/proc").join(pid.to_string()).join("task");
+    let threads = numbered_entries(&folder)
+        .filter_map(|thread| fs::read_to_string(folder.join(thread.to_string()).join("stat")).ok());
+    let states: Vec<State> = threads.filter_map(|stat| Some(from_stat(&stat)?.state)).collect();
+    (!states.is_empty()).then_some(states)
+}
+
+fn numbered_entries(folder: &Path) -> impl Iterator<Item = u32> + use<> {
+    fs::read_dir(folder)
         .into_iter()
         .flatten()
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
 }
 
-/// Reads `/proc/<pid>/stat`. The name in parentheses may itself hold spaces and parentheses.
+/// Reads `/proc/<pid>/stat`, of a process or of a thread. The name in parentheses may itself hold spaces and parentheses.
 fn from_stat(stat: &str) -> Option<Process> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
-    let alive = !matches!(fields.next()?, "Z" | "X");
-    Some(Process { parent: fields.next()?.parse().ok()?, alive })
+    let state = State::from_letter(fields.next()?.chars().next()?);
+    Some(Process { parent: fields.next()?.parse().ok()?, state })
 }
 
 fn from_ps(line: &str) -> Option<(u32, Process)> {
     let mut fields = line.split_whitespace();
     let pid = fields.next()?.parse().ok()?;
     let parent = fields.next()?.parse().ok()?;
-    Some((pid, Process { parent, alive: !fields.next()?.starts_with('Z') }))
+    Some((pid, Process { parent, state: State::from_letter(fields.next()?.chars().next()?) }))
 }
 
 fn ps(arguments: &[&str]) -> String {
@@ -106,14 +148,15 @@ mod tests {
     #[test]
     fn reads_stat_lines_whatever_the_name() {
         let process = from_stat("42 (a) b (c) S 7 42 42 0 -1").unwrap();
-        assert_eq!((process.parent, process.alive), (7, true));
-        assert!(!from_stat("42 (gone) Z 7 42").unwrap().alive);
+        assert_eq!((process.parent, process.state), (7, State::Running));
+        assert_eq!(from_stat("42 (gone) Z 7 42").unwrap().state, State::Ended);
+        assert_eq!(from_stat("42 (still) T 7 42").unwrap().state, State::Stopped);
     }
 
     #[test]
     fn reads_ps_lines() {
         let (pid, process) = from_ps("   42     7 Ss+").unwrap();
-        assert_eq!((pid, process.parent, process.alive), (42, 7, true));
+        assert_eq!((pid, process.parent, process.state), (42, 7, State::Running));
     }
 
     #[test]

@@ -168,7 +168,7 @@ fn a_worker_that_freezes_can_commit_nothing_when_it_wakes() {
         let both = system.shared_as(&[4, 4]).await;
         let load = Load::start(&system.clients(), &coupons, 4);
         load.goes_on(100).await;
-        assert!(process.pause());
+        assert!(process.pause().await);
         assert_eq!(system.shared_as(&[8]).await, system.workers());
         load.goes_on(100).await;
         assert!(process.resume());

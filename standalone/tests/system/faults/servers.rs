@@ -106,7 +106,7 @@ fn frozen_servers_are_noticed_and_wake_up_again() {
     run(async {
         let mut system = setup().own_postgres().start().await;
         let load = load(&system).await;
-        assert!(system.nats.pause());
+        assert!(system.nats.pause().await);
         let down = json!({ "status": "unavailable", "postgres": "ok", "nats": "unavailable" });
         ready_says(system.client(), 503, &down).await;
         system.client().claim("x", "many").await.assert_problem(503, "queue_unavailable");
@@ -115,7 +115,7 @@ fn frozen_servers_are_noticed_and_wake_up_again() {
         load.goes_on(100).await;
 
         let postgres = system.postgres.as_mut().unwrap();
-        assert!(postgres.pause());
+        assert!(postgres.pause().await);
         let down = json!({ "status": "unavailable", "postgres": "unavailable", "nats": "ok" });
         ready_says(system.client(), 503, &down).await;
         system.client().claim("x", "many").await.assert_problem(503, "database_unavailable");
