@@ -111,20 +111,19 @@ impl Dispatcher {
     }
 
     /// Takes a claim and waits for what becomes of it, for about `CLAIM_TIMEOUT_MS`.
-    pub(crate) async fn claim(&self, claim: Claim) -> Answer {
-        let coupon_name = claim.coupon_name.clone();
-        let answer = match self.submit(claim) {
+    pub(crate) async fn claim(&self, claim: &Arc<Claim>) -> Answer {
+        let answer = match self.submit(claim.clone()) {
             // A dropped sender is a task that died: then nothing is known.
             Ok(answer) => answer.await.unwrap_or(Answer::Unavailable(Unavailable::OutcomeUnknown)),
             Err(reason) => Answer::Unavailable(reason),
         };
         if let Answer::Outcome(outcome) = answer {
-            self.desk.hear(&coupon_name, outcome);
+            self.desk.hear(&claim.coupon_name, outcome);
         }
         answer
     }
 
-    fn submit(&self, claim: Claim) -> Result<oneshot::Receiver<Answer>, Unavailable> {
+    fn submit(&self, claim: Arc<Claim>) -> Result<oneshot::Receiver<Answer>, Unavailable> {
         self.health.check()?;
         if self.stopping.is_cancelled() {
             return Err(Unavailable::Stopping);
@@ -255,8 +254,7 @@ impl Lane {
                 waiter.answer(Answer::Unavailable(Unavailable::Overloaded));
                 continue;
             }
-            let command = Command::Claim(waiter.claim.clone());
-            if !writer.push(&command, bytes_max) {
+            if !writer.push(&Command::Claim(&*waiter.claim), bytes_max) {
                 waiting.push_front(waiter);
                 break;
             }

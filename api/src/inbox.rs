@@ -49,7 +49,7 @@ pub(crate) enum Answer {
 /// A claim on its way, and who waits for it.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    pub(crate) claim: Claim,
+    pub(crate) claim: Arc<Claim>,
     /// When the request has to be answered.
     pub(crate) deadline: Instant,
     answer: oneshot::Sender<Answer>,
@@ -59,7 +59,7 @@ pub(crate) struct Waiter {
 
 impl Waiter {
     pub(crate) fn new(
-        claim: Claim,
+        claim: Arc<Claim>,
         deadline: Instant,
         permit: OwnedSemaphorePermit,
     ) -> (Self, oneshot::Receiver<Answer>) {

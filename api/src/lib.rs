@@ -122,7 +122,7 @@ impl Api {
             health: health.clone(),
             limits: config.limits.clone(),
         };
-        let router = routes::router(state);
+        let routes = routes::Routes::new(state);
 
         // The first claims need not be refused. (The listener queues connections meanwhile.)
         let ready = async { tokio::join!(health.ready(), streams_ready.cancelled(), health.cursors_known()) };
@@ -132,7 +132,7 @@ impl Api {
         }
         tracing::info!(address = %listener.local_addr()?, partitions, "listening");
         let result = tokio::select! {
-            () = server::serve(listener, router, &config.limits, stop) => Ok(()),
+            () = server::serve(listener, routes, &config.limits, stop) => Ok(()),
             ended = tasks.join_next() => Err(anyhow::anyhow!("a task of the API has died: {ended:?}")),
         };
         background.cancel();

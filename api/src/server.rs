@@ -7,7 +7,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderName, HeaderValue, Response, StatusCode};
@@ -23,12 +22,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
-use tower::ServiceExt;
 use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::config::Limits;
 use crate::problem::{Problem, Unavailable};
+use crate::routes::Routes;
 
 /// Names a request in the logs; echoed in the response, made up if the client sends none.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -42,13 +41,12 @@ const REFUSALS_MAX: usize = 256;
 /// How long a refused connection has to send its request.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves `router` until `stop`, then lets the requests in flight finish within
+/// Serves `routes` until `stop`, then lets the requests in flight finish within
 /// `SHUTDOWN_TIMEOUT_MS`.
-pub async fn serve(listener: TcpListener, router: Router, limits: &Limits, stop: CancellationToken) {
+pub async fn serve(listener: TcpListener, routes: Routes, limits: &Limits, stop: CancellationToken) {
     let graceful = GracefulShutdown::new();
     let connections = Arc::new(Semaphore::new(limits.connections_max));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
-    let refuse = Router::new().fallback(|| async { Problem::from(Unavailable::Overloaded) });
     let mut backoff = Backoff::for_server();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
@@ -63,10 +61,10 @@ pub async fn serve(listener: TcpListener, router: Router, limits: &Limits, stop:
         backoff.reset();
         if let Ok(permit) = connections.clone().try_acquire_owned() {
             let times = Times { header: limits.header_timeout, write: limits.write_timeout };
-            connection(stream, router.clone(), times, true, permit, &graceful);
+            connection(stream, Some(routes.clone()), times, permit, &graceful);
         } else if let Ok(permit) = refusals.clone().try_acquire_owned() {
             let times = Times { header: REFUSAL_TIMEOUT, write: REFUSAL_TIMEOUT };
-            connection(stream, refuse.clone(), times, false, permit, &graceful);
+            connection(stream, None, times, permit, &graceful);
         }
     }
     drop(listener);
@@ -81,11 +79,11 @@ struct Times {
     write: Duration,
 }
 
+/// Serves a connection or, without `routes`, refuses its first request.
 fn connection(
     stream: TcpStream,
-    router: Router,
+    routes: Option<Routes>,
     times: Times,
-    keep_alive: bool,
     permit: OwnedSemaphorePermit,
     graceful: &GracefulShutdown,
 ) {
@@ -93,11 +91,14 @@ fn connection(
     let _ = stream.set_nodelay(true);
     let mut stream = TimeoutStream::new(stream);
     stream.set_write_timeout(Some(times.write));
-    let service = service_fn(move |request| respond(router.clone(), request));
+    let keep_alive = routes.is_some();
+    let service = service_fn(move |request| respond(routes.clone(), request));
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(times.header)
         .keep_alive(keep_alive)
+        // Head and body are small: copied together, they are cheaper to send than as two parts.
+        .writev(false)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);
     let connection = graceful.watch(connection);
     tokio::spawn(async move {
@@ -109,7 +110,10 @@ fn connection(
 }
 
 /// Gives every request an id, every response the same, and every fault an answer.
-async fn respond(router: Router, mut request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn respond(
+    routes: Option<Routes>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
     let id = match request.headers_mut().remove(REQUEST_ID) {
         Some(id) if id.len() <= REQUEST_ID_BYTES_MAX && id.to_str().is_ok() => id,
         _ => new_request_id(),
@@ -118,9 +122,14 @@ async fn respond(router: Router, mut request: Request<Incoming>) -> Result<Respo
     let span = tracing::debug_span!("request", id = id.to_str().unwrap_or_default());
     let answer = async {
         tracing::debug!(method = %request.method(), path = request.uri().path(), "request");
-        let response = match AssertUnwindSafe(router.oneshot(request)).catch_unwind().await {
-            Ok(Ok(response)) => response,
-            Ok(Err(never)) => match never {},
+        let answer = async {
+            match routes {
+                Some(routes) => routes.answer(request).await,
+                None => Problem::from(Unavailable::Overloaded).into_response(),
+            }
+        };
+        let response = match AssertUnwindSafe(answer).catch_unwind().await {
+            Ok(response) => response,
             Err(_) => {
                 tracing::error!(id = id.to_str().unwrap_or_default(), "a handler panicked");
                 Problem::Internal.into_response()

@@ -30,12 +30,12 @@ pub struct Batch {
     pub commands: Vec<Command>,
 }
 
-/// What a worker can be asked to do.
+/// What a worker can be asked to do. To be written, it may hold a reference to the claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Command {
+pub enum Command<C = Claim> {
     /// A user claims a coupon.
-    Claim(Claim),
+    Claim(C),
 }
 
 /// A user claims a coupon.
@@ -132,7 +132,7 @@ impl BatchWriter {
 
     /// Adds a command unless the payload would then exceed `payload_bytes_max`. A batch takes its
     /// first command whatever its size. Returns whether it was added.
-    pub fn push(&mut self, command: &Command, payload_bytes_max: usize) -> bool {
+    pub fn push(&mut self, command: &Command<impl Serialize>, payload_bytes_max: usize) -> bool {
         let before = self.payload.len();
         if self.commands > 0 {
             self.payload.push(b',');

@@ -1,25 +1,24 @@
 //! One transaction per batch of messages, and two statements, however many claims and coupons it
-//! holds: look, decide, write.
+//! holds: look, decide, write. Where what the owner remembers will do, it is one: decide, write.
 
 use std::time::Duration;
 
-use common::message::{Command, Outcome, Reply, VERSION};
+use common::message::{Claim, Command, Outcome, Reply, VERSION};
 use common::partition::PartitionId;
 use common::queue;
 use sqlx::postgres::PgConnection;
 
-use crate::rules::{self, Request};
+use crate::memory::Memory;
+use crate::rules::{self, Request, Stock, Taken};
 use crate::source::Message;
-use crate::store::{self, Changes, Fence, PartitionRow, Written};
+use crate::store::{self, Changes, Coupon, Fence, PartitionRow, Written};
 
 /// The messages of one transaction and, once decided, their outcomes.
 #[derive(Debug)]
 pub(crate) struct Transaction {
     fence: Fence,
     messages: Vec<Message>,
-    /// The outcomes of the attempt that was committed or, while that is not known, of all that may
-    /// have been. They are the same unless somebody changed rows by hand in between.
-    outcomes: Vec<Vec<Outcome>>,
+    candidates: Candidates,
 }
 
 impl Transaction {
@@ -31,6 +30,11 @@ impl Transaction {
         lease: Duration,
     ) -> Self {
         let last = messages.last().expect("a batch has a message");
+        for message in &messages {
+            if let Err((reason, _)) = &message.content {
+                tracing::error!(%partition, sequence = message.sequence, reason, "dead letter");
+            }
+        }
         let fence = Fence {
             partition,
             epoch: row.epoch,
@@ -41,7 +45,7 @@ impl Transaction {
             new_time_ns: last.stored_ns,
             lease,
         };
-        Self { fence, messages, outcomes: Vec::new() }
+        Self { fence, messages, candidates: Candidates::default() }
     }
 
     /// Where the cursor stands after the transaction.
@@ -55,7 +59,7 @@ impl Transaction {
     /// epoch nobody else can have moved the cursor to its end.
     pub(crate) fn is_in(&self, row: &PartitionRow) -> bool {
         let fence = &self.fence;
-        self.outcomes.len() == 1
+        self.candidates.0.len() == 1
             && (row.epoch, row.generation, row.last_seq, row.last_batch_id)
                 == (fence.epoch, fence.generation, fence.new_seq, Some(fence.new_batch_id))
     }
@@ -68,58 +72,27 @@ impl Transaction {
 
     /// Applies all messages. After an error the connection is of no more use, and whether the
     /// transaction was committed is unknown.
-    pub(crate) async fn apply(&mut self, connection: &mut PgConnection) -> sqlx::Result<Written> {
-        let claims: Vec<_> = claims(&self.messages).collect();
-        let mut coupon_names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
-        coupon_names.sort_unstable();
-        coupon_names.dedup();
-
-        let names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
-        let users: Vec<&str> = claims.iter().map(|claim| claim.user_id.as_str()).collect();
-        let snapshot = store::look_up(connection, &coupon_names, &names, &users).await?;
-        let requests: Vec<_> = claims
-            .iter()
-            .map(|claim| Request {
-                coupon: coupon_names
-                    .binary_search(&claim.coupon_name.as_str())
-                    .expect("every claim's coupon is listed"),
-                user: claim.user_id.as_str(),
-                claim_id: claim.claim_id,
-            })
-            .collect();
-        let decision = rules::decide(&requests, &snapshot.stocks, &snapshot.taken);
-
-        let mut changes = Changes::default();
-        for ((name, stock), won) in coupon_names.iter().copied().zip(snapshot.stocks).zip(decision.won) {
-            if let (Some(stock), 1..) = (stock, won) {
-                changes.sold_names.push(name);
-                changes.sold_counts.push(won);
-                changes.sold_from.push(stock.remaining);
+    pub(crate) async fn apply(
+        &mut self,
+        connection: &mut PgConnection,
+        memory: &mut Memory,
+    ) -> sqlx::Result<Written> {
+        let Self { fence, messages, candidates } = self;
+        let asked = Asked::of(messages);
+        if let Some(coupons) = memory.recall(&asked.coupon_names) {
+            let plan = asked.plan(&coupons, &vec![None; asked.claims.len()]);
+            // A winner's row proves itself when it is written, and with it that the coupon is as
+            // remembered. Who finds nothing left may have claimed before: that only a look can tell.
+            if !plan.outcomes.contains(&Outcome::SoldOut) {
+                match candidates.write(connection, fence, plan, memory).await? {
+                    Written::Overtaken => memory.clear(),
+                    written => return Ok(written),
+                }
             }
         }
-        for (index, position) in decision.winners {
-            changes.coupon_names.push(names[index]);
-            changes.user_ids.push(users[index]);
-            changes.claim_ids.push(claims[index].claim_id.as_uuid());
-            changes.positions.push(position);
-        }
-        for message in &self.messages {
-            if let Err((reason, payload)) = &message.content {
-                tracing::error!(partition = %self.fence.partition, sequence = message.sequence, reason, "dead letter");
-                changes.dead_sequences.push(message.sequence);
-                changes.dead_reasons.push(reason.clone());
-                changes.dead_payloads.push(payload);
-            }
-        }
-        // From here on it may be committed without our hearing of it, also when this is cancelled.
-        self.outcomes.retain(|earlier| *earlier != decision.outcomes);
-        self.outcomes.push(decision.outcomes);
-        let written = store::write(connection, &self.fence, &changes).await;
-        if let Ok(Written::Committed) = written {
-            // Under one fence there is one commit: it was this attempt, and no earlier one.
-            self.outcomes.drain(..self.outcomes.len() - 1);
-        }
-        written
+        let snapshot = store::look_up(connection, &asked.coupon_names, &asked.names, &asked.users).await?;
+        memory.compare(&snapshot);
+        candidates.write(connection, fence, asked.plan(&snapshot.coupons, &snapshot.taken), memory).await
     }
 
     /// Sends each message's outcomes to the inbox that it names. To be called after the commit.
@@ -128,7 +101,7 @@ impl Transaction {
             // The APIs have noticed as well and look their claims up.
             return;
         }
-        let mut outcomes = self.outcomes.first().map_or(&[][..], Vec::as_slice);
+        let mut outcomes = self.candidates.0.first().map_or(&[][..], Vec::as_slice);
         for message in &self.messages {
             let Ok(batch) = &message.content else { continue };
             let (own, rest) = outcomes.split_at(batch.commands.len());
@@ -143,10 +116,120 @@ impl Transaction {
     }
 }
 
-fn claims(messages: &[Message]) -> impl Iterator<Item = &common::message::Claim> {
-    messages.iter().filter_map(|message| message.content.as_ref().ok()).flat_map(|batch| &batch.commands).map(
-        |command| match command {
-            Command::Claim(claim) => claim,
-        },
-    )
+/// The outcomes of the attempt that was committed or, while that is not known, of all that may have
+/// been. They are the same unless somebody changed rows by hand in between.
+#[derive(Debug, Default)]
+struct Candidates(Vec<Vec<Outcome>>);
+
+impl Candidates {
+    /// Writes what was decided. Notes it before, as from then on it may be committed without our hearing
+    /// of it, also when this is cancelled.
+    async fn write(
+        &mut self,
+        connection: &mut PgConnection,
+        fence: &Fence,
+        plan: Plan<'_>,
+        memory: &mut Memory,
+    ) -> sqlx::Result<Written> {
+        let before = self.0.len();
+        self.0.retain(|earlier| *earlier != plan.outcomes);
+        let is_new = self.0.len() == before;
+        self.0.push(plan.outcomes);
+        let written = store::write(connection, fence, &plan.changes).await?;
+        match written {
+            Written::Committed => {
+                // Under one fence there is one commit: it was this attempt, and no earlier one.
+                self.0.drain(..self.0.len() - 1);
+                memory.keep(plan.after);
+            }
+            // Not this one. An equal one, of which nothing was heard, may still be.
+            Written::Overtaken if is_new => _ = self.0.pop(),
+            Written::Overtaken | Written::Fenced => {}
+        }
+        Ok(written)
+    }
+}
+
+/// What a batch is to do, and what it will have done.
+struct Plan<'a> {
+    outcomes: Vec<Outcome>,
+    changes: Changes<'a>,
+    /// The coupons it changes, as it leaves them.
+    after: Vec<(&'a str, Coupon)>,
+}
+
+/// A batch's claims, and what they are about.
+struct Asked<'a> {
+    messages: &'a [Message],
+    claims: Vec<&'a Claim>,
+    /// Each coupon once, in the order of the names.
+    coupon_names: Vec<&'a str>,
+    /// Each claim's coupon,
+    names: Vec<&'a str>,
+    /// and its user.
+    users: Vec<&'a str>,
+}
+
+impl<'a> Asked<'a> {
+    fn of(messages: &'a [Message]) -> Self {
+        let batches = messages.iter().filter_map(|message| message.content.as_ref().ok());
+        let claims: Vec<&Claim> = batches
+            .flat_map(|batch| &batch.commands)
+            .map(|command| match command {
+                Command::Claim(claim) => claim,
+            })
+            .collect();
+        let names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
+        let users = claims.iter().map(|claim| claim.user_id.as_str()).collect();
+        let mut coupon_names = names.clone();
+        coupon_names.sort_unstable();
+        coupon_names.dedup();
+        Self { messages, claims, coupon_names, names, users }
+    }
+
+    /// Decides all claims, given what is known of the coupons and of what the users have.
+    fn plan(&self, coupons: &[Option<Coupon>], taken: &[Option<Taken>]) -> Plan<'a> {
+        let requests: Vec<_> = self
+            .claims
+            .iter()
+            .map(|claim| Request {
+                coupon: self
+                    .coupon_names
+                    .binary_search(&claim.coupon_name.as_str())
+                    .expect("every claim's coupon is among them"),
+                user: claim.user_id.as_str(),
+                claim_id: claim.claim_id,
+            })
+            .collect();
+        let stocks: Vec<Option<Stock>> = coupons.iter().map(|coupon| Some(coupon.as_ref()?.stock)).collect();
+        let decision = rules::decide(&requests, &stocks, taken);
+
+        let mut changes = Changes::default();
+        let mut after = Vec::new();
+        for ((name, coupon), won) in self.coupon_names.iter().copied().zip(coupons).zip(decision.won) {
+            if let (Some(Coupon { stock, created }), 1..) = (*coupon, won) {
+                changes.sold_names.push(name);
+                changes.sold_counts.push(won);
+                changes.sold_from.push(stock.remaining);
+                changes.sold_created.push(created);
+                let remaining = stock.remaining - won;
+                let last_position = stock.last_position + i64::from(won);
+                after.push((name, Coupon { stock: Stock { remaining, last_position }, created }));
+            }
+        }
+        for (index, position) in decision.winners {
+            changes.coupon_names.push(self.names[index]);
+            changes.user_ids.push(self.users[index]);
+            changes.claim_ids.push(self.claims[index].claim_id.as_uuid());
+            changes.positions.push(position);
+        }
+        for message in self.messages {
+            if let Err((reason, payload)) = &message.content {
+                changes.dead_sequences.push(message.sequence);
+                changes.dead_reasons.push(reason.clone());
+                changes.dead_payloads.push(payload);
+            }
+        }
+        Plan { outcomes: decision.outcomes, changes, after }
+    }
 }

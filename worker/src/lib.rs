@@ -1,12 +1,13 @@
 //! Applies claims to Postgres, partition by partition, in the order of the queue.
 //!
-//! In reading order: [`rules`] decides who wins, [`store`] holds every SQL statement, `apply` is
-//! the one transaction per batch, `source` reads a partition's stream, `partition` is the loop that
+//! In reading order: [`rules`] decides who wins, [`store`] holds every SQL statement, `memory` is what
+//! need not be asked, `apply` is the one transaction per batch, `source` reads a partition's stream, `partition` is the loop that
 //! joins them, and [`lease`] says which partitions are this worker's.
 
 mod apply;
 pub mod config;
 pub mod lease;
+mod memory;
 mod partition;
 pub mod rules;
 mod share;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Worker;
 use crate::apply::Transaction;
+use crate::memory::Memory;
 use crate::source::{Source, SourceError};
 use crate::store::{self, PartitionRow, Written};
 
@@ -30,6 +31,7 @@ pub(crate) struct Partition {
     id: PartitionId,
     epoch: i64,
     connection: Option<PgConnection>,
+    memory: Memory,
     purge: Purge,
 }
 
@@ -46,7 +48,7 @@ impl Partition {
     pub(crate) fn new(worker: Arc<Worker>, id: PartitionId, epoch: i64) -> Self {
         let interval = worker.config.purge_interval;
         let purge = Purge { interval, last: Instant::now(), purged: 0, task: None };
-        Self { worker, id, epoch, connection: None, purge }
+        Self { worker, id, epoch, connection: None, memory: Memory::default(), purge }
     }
 
     /// Runs until `stop`, between two batches, or until another worker owns the partition.
@@ -149,17 +151,24 @@ impl Partition {
         let timeout = self.worker.config.statement_timeout;
         let mut backoff = Backoff::for_server();
         loop {
+            // Taken out until the outcome is known: whatever else happens, nothing is remembered.
+            let mut memory = std::mem::take(&mut self.memory);
             let error = match self.connection().await {
-                Ok(connection) => match tokio::time::timeout(timeout, transaction.apply(connection)).await {
-                    Ok(Ok(Written::Committed)) => return Ok(()),
-                    Ok(Ok(Written::Fenced)) => {
-                        tracing::warn!(partition = %self.id, epoch = self.epoch, fenced = true, "commit refused");
-                        return self.after_fence().await;
+                Ok(connection) => {
+                    match tokio::time::timeout(timeout, transaction.apply(connection, &mut memory)).await {
+                        Ok(Ok(Written::Committed)) => {
+                            self.memory = memory;
+                            return Ok(());
+                        }
+                        Ok(Ok(Written::Fenced)) => {
+                            tracing::warn!(partition = %self.id, epoch = self.epoch, fenced = true, "commit refused");
+                            return self.after_fence().await;
+                        }
+                        Ok(Ok(Written::Overtaken)) => "rows were changed by hand meanwhile".to_owned(),
+                        Ok(Err(error)) => error.to_string(),
+                        Err(_) => "no answer in time".to_owned(),
                     }
-                    Ok(Ok(Written::Overtaken)) => "rows were changed by hand meanwhile".to_owned(),
-                    Ok(Err(error)) => error.to_string(),
-                    Err(_) => "no answer in time".to_owned(),
-                },
+                }
                 Err(error) => error.to_string(),
             };
             // Whatever state the connection is in, it is not used again.

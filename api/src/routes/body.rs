@@ -4,7 +4,8 @@ use std::borrow::Cow;
 use std::pin::pin;
 use std::task::Poll;
 
-use axum::body::{Body, Bytes};
+use axum::BoxError;
+use axum::body::{Bytes, HttpBody};
 use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -16,7 +17,11 @@ use crate::config::Limits;
 use crate::problem::Problem;
 
 /// Reads a request's body, declared as JSON, into memory.
-pub(super) async fn read(request: Request, limits: &Limits) -> Result<Bytes, Problem> {
+pub(super) async fn read<B>(request: Request<B>, limits: &Limits) -> Result<Bytes, Problem>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     let (parts, body) = request.into_parts();
     if !is_json(&parts.headers) {
         return Err(Problem::UnsupportedMediaType);
@@ -28,7 +33,11 @@ pub(super) async fn read(request: Request, limits: &Limits) -> Result<Bytes, Pro
     collect(body, limits).await
 }
 
-async fn collect(body: Body, limits: &Limits) -> Result<Bytes, Problem> {
+async fn collect<B>(body: B, limits: &Limits) -> Result<Bytes, Problem>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     let mut collected = pin!(Limited::new(body, limits.body_bytes_max).collect());
     // Mostly the body came with the head, and no timer is needed.
     let collected = match futures::poll!(&mut collected) {

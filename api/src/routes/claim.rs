@@ -1,8 +1,10 @@
 //! `POST /api/coupons/claim`, and what became of it.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use axum::body::Body;
+use axum::BoxError;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request};
 use axum::http::header::{CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
@@ -14,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::body::{self, Type, invalid};
-use super::{Shared, ask};
+use super::{Shared, State, ask};
 use crate::inbox::Answer;
 use crate::problem::{Problem, RETRY_AFTER_S, Unavailable};
 use crate::receipt::{ClaimReceipt, Verdict, judge};
@@ -41,11 +43,18 @@ struct ClaimView<'a> {
     position: Option<i64>,
 }
 
-pub(super) async fn claim(state: Shared, request: Request) -> Result<Response<Body>, Problem> {
-    let key = idempotency_key(request.headers())?;
-    let body = body::read(request, &state.limits).await?;
-    let claim = parse(&body, key.as_ref())?;
-    match state.dispatcher.claim(claim.clone()).await {
+/// Takes a claim and answers it.
+pub(super) async fn claim<B>(state: &State, request: Request<B>) -> Result<Response<Body>, Problem>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    // The request goes before the wait: its memory is the connection's buffer, which is used again.
+    let claim = {
+        let key = idempotency_key(request.headers())?;
+        Arc::new(parse(&body::read(request, &state.limits).await?, key.as_ref())?)
+    };
+    match state.dispatcher.claim(&claim).await {
         Answer::Outcome(outcome) => decided(&claim, outcome),
         Answer::Pending(receipt) => Ok(pending(&claim, &ClaimReceipt::new(claim.claim_id, receipt))),
         Answer::Unavailable(reason) => Err(reason.into()),

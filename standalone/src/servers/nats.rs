@@ -243,7 +243,11 @@ fn command(
     env: &[(String, String)],
     ports: Ports,
 ) -> Program {
+    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
     Program::new(&program.path, folder.join("nats-server.log"))
+        // It shares the machine with everything else: with a thread for every core, its Go runtime
+        // spends much of its time on handing work from one to the other.
+        .env("GOMAXPROCS", std::env::var("GOMAXPROCS").unwrap_or_else(|_| threads.to_string()))
         .envs(env.iter().map(|(name, value)| (name, value)))
         .args(["--jetstream", "--addr", "127.0.0.1"])
         .args(["--port".to_owned(), ports.clients.to_string()])

@@ -224,3 +224,61 @@ fn what_is_changed_between_the_decision_and_the_commit_counts() {
         system.stop().await;
     });
 }
+
+/// Enough claims for the worker to trust what it remembers of the coupon.
+async fn warm_up(system: &System, round: &str) {
+    for number in 0..12 {
+        let user = format!("{round}-{number}");
+        system.client().claim(&user, "PROMO").await.assert_claimed(&user, "PROMO");
+    }
+}
+
+#[test]
+fn what_a_worker_remembers_hides_nothing_that_was_changed() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        client.create("PROMO", 100).await;
+
+        warm_up(&system, "a").await;
+        client.claim("a-3", "PROMO").await.assert_problem(409, "already_claimed");
+        warm_up(&system, "b").await;
+        let with_key = |user: &'static str| client.claim_with_key(user, "PROMO", "key");
+        let first = with_key("ann").await.assert_claimed("ann", "PROMO");
+        assert_eq!(with_key("ann").await.assert_claimed("ann", "PROMO"), first);
+
+        // A user was given the coupon,
+        warm_up(&system, "c").await;
+        let given = "INSERT INTO claims (user_id, coupon_name) VALUES ('bob', 'PROMO');
+                     UPDATE coupons SET remaining_amount = remaining_amount - 1";
+        by_hand(system.pool(), given).await;
+        client.claim("bob", "PROMO").await.assert_problem(409, "already_claimed");
+        // and one beside the stock, who has the position.
+        warm_up(&system, "d").await;
+        let given = "INSERT INTO claims (user_id, coupon_name) VALUES ('cyd', 'PROMO');
+                     UPDATE coupons SET amount = amount + 1";
+        by_hand(system.pool(), given).await;
+        assert_eq!(client.claim("dan", "PROMO").await.assert_claimed("dan", "PROMO").1, 52);
+
+        // The stock is another one.
+        warm_up(&system, "e").await;
+        by_hand(system.pool(), "UPDATE coupons SET amount = 64, remaining_amount = 0").await;
+        client.claim("eve", "PROMO").await.assert_problem(400, "sold_out");
+        by_hand(system.pool(), "UPDATE coupons SET amount = 164, remaining_amount = 100").await;
+        warm_up(&system, "f").await;
+        by_hand(system.pool(), "UPDATE coupons SET amount = 77, remaining_amount = 1").await;
+        assert_eq!(client.claim("fay", "PROMO").await.assert_claimed("fay", "PROMO").1, 77);
+        client.claim("gus", "PROMO").await.assert_problem(400, "sold_out");
+
+        // The coupon is another one, with as many left as the former had.
+        by_hand(system.pool(), "UPDATE coupons SET amount = 120, remaining_amount = 43").await;
+        warm_up(&system, "g").await;
+        by_hand(system.pool(), "DELETE FROM claims; DELETE FROM coupons").await;
+        coupon(system.pool(), "PROMO", 31).await;
+        assert_eq!(client.claim("hal", "PROMO").await.assert_claimed("hal", "PROMO").1, 1);
+        warm_up(&system, "h").await;
+        by_hand(system.pool(), "DELETE FROM claims; DELETE FROM coupons").await;
+        client.claim("ida", "PROMO").await.assert_problem(404, "coupon_not_found");
+        system.stop().await;
+    });
+}

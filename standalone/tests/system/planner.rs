@@ -10,7 +10,7 @@ use common::partition::PartitionId;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, PgPool};
 use uuid::Uuid;
-use worker::store::{self, Changes, Fence, Written};
+use worker::store::{self, Changes, Coupon, Fence, Written};
 
 use crate::harness::{Database, run};
 
@@ -37,8 +37,8 @@ fn every_statement_of_a_claim_probes_whatever_the_planner_believes() {
         let mut asks = probing(options).connect().await.unwrap();
 
         // Plans are made while there is nothing.
-        for _ in 0..10 {
-            one_batch(&mut writes, &mut asks).await;
+        for number in 0..20 {
+            one_batch(&mut writes, &mut asks, number % 2 == 0).await;
         }
         grow(&pool, "cold", 1).await;
         grow(&pool, "hot", ROWS).await;
@@ -48,8 +48,8 @@ fn every_statement_of_a_claim_probes_whatever_the_planner_believes() {
         sqlx::query("TRUNCATE coupons, claims").execute(&pool).await.unwrap();
         grow(&pool, "cold", 1).await;
         sqlx::query("ANALYZE").execute(&pool).await.unwrap();
-        for _ in 0..10 {
-            one_batch(&mut writes, &mut asks).await;
+        for number in 0..20 {
+            one_batch(&mut writes, &mut asks, number % 2 == 0).await;
         }
         grow(&pool, "hot", ROWS).await;
         expect_probes("one hot coupon among cold ones", &mut writes, &mut asks, &pool).await;
@@ -61,8 +61,8 @@ fn every_statement_of_a_claim_probes_whatever_the_planner_believes() {
             .await
             .unwrap();
         sqlx::query("ANALYZE").execute(&pool).await.unwrap();
-        for _ in 0..10 {
-            one_batch(&mut writes, &mut asks).await;
+        for number in 0..20 {
+            one_batch(&mut writes, &mut asks, number % 2 == 0).await;
         }
         grow(&pool, "cold", 1).await;
         grow(&pool, "hot", ROWS).await;
@@ -70,8 +70,8 @@ fn every_statement_of_a_claim_probes_whatever_the_planner_believes() {
 
         // Truncated, the tables are empty and the statistics are not.
         sqlx::query("TRUNCATE coupons, claims").execute(&pool).await.unwrap();
-        for _ in 0..10 {
-            one_batch(&mut writes, &mut asks).await;
+        for number in 0..20 {
+            one_batch(&mut writes, &mut asks, number % 2 == 0).await;
         }
         grow(&pool, "cold", 1).await;
         grow(&pool, "hot", ROWS).await;
@@ -105,8 +105,8 @@ async fn grow(pool: &PgPool, kind: &str, claims_each: i64) {
 }
 
 /// All that a batch of claims may ask: of the hot coupon and of cold ones, by users who have it and
-/// by new ones.
-async fn one_batch(writes: &mut PgConnection, asks: &mut PgConnection) {
+/// by new ones, beside a message that is none.
+async fn one_batch(writes: &mut PgConnection, asks: &mut PgConnection, dead_letter: bool) {
     let coupons: Vec<String> =
         (0..PAIRS).map(|n| if n == 0 { "hot1".to_owned() } else { format!("cold{n}") }).collect();
     let mut coupons: Vec<&str> = coupons.iter().map(String::as_str).collect();
@@ -120,16 +120,22 @@ async fn one_batch(writes: &mut PgConnection, asks: &mut PgConnection) {
     let row = store::partition(writes, PARTITION).await.unwrap();
     let snapshot = store::look_up(writes, &coupons, &claimed, &users).await.unwrap();
     let mut changes = Changes::default();
-    for (name, stock) in coupons.iter().copied().zip(&snapshot.stocks) {
-        if let Some(stock) = stock {
+    for (name, coupon) in coupons.iter().copied().zip(&snapshot.coupons) {
+        if let Some(Coupon { stock, created }) = coupon {
             changes.sold_names.push(name);
             changes.sold_counts.push(1);
             changes.sold_from.push(stock.remaining);
+            changes.sold_created.push(*created);
             changes.coupon_names.push(name);
             changes.user_ids.push(users[1]);
             changes.claim_ids.push(Uuid::new_v4());
             changes.positions.push(stock.last_position + 1);
         }
+    }
+    if dead_letter {
+        changes.dead_sequences.push(row.last_seq + 1);
+        changes.dead_reasons.push("not a batch".to_owned());
+        changes.dead_payloads.push(b"?");
     }
     let fence = Fence {
         partition: PARTITION,
@@ -153,16 +159,18 @@ async fn one_batch(writes: &mut PgConnection, asks: &mut PgConnection) {
     let found = reads::coupon(asks, &hot).await.unwrap();
     // What was read is what stands there.
     let place = coupons.iter().position(|name| *name == hot).unwrap();
-    let position = snapshot.stocks[place].map(|stock| stock.last_position + 1);
+    let position = snapshot.coupons[place].map(|coupon| coupon.stock.last_position + 1);
     assert_eq!(found.map(|coupon| coupon.last_position), position);
 }
 
 async fn expect_probes(state: &str, writes: &mut PgConnection, asks: &mut PgConnection, pool: &PgPool) {
-    let before = rows_read(writes, asks, pool).await;
-    one_batch(writes, asks).await;
-    let read = rows_read(writes, asks, pool).await - before;
-    let most = READS_PER_PAIR * PAIRS as i64;
-    assert!(read <= most, "{state}: {read} rows were read, {most} at most");
+    for dead_letter in [false, true] {
+        let before = rows_read(writes, asks, pool).await;
+        one_batch(writes, asks, dead_letter).await;
+        let read = rows_read(writes, asks, pool).await - before;
+        let most = READS_PER_PAIR * PAIRS as i64;
+        assert!(read <= most, "{state}: {read} rows were read, {most} at most");
+    }
 }
 
 /// Entries of indexes and rows of scans that the two connections have read so far. (Those that
