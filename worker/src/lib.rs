@@ -1,8 +1,8 @@
 //! Applies claims to Postgres, partition by partition, in the order of the queue.
 //!
 //! In reading order: [`rules`] decides who wins, [`store`] holds every SQL statement, `memory` is what
-//! need not be asked, `apply` is the one transaction per batch, `source` reads a partition's stream, `partition` is the loop that
-//! joins them, and [`lease`] says which partitions are this worker's.
+//! need not be asked, `apply` is the one transaction per batch, `source` reads a partition's stream,
+//! `partition` is the loop that joins them, and [`lease`] says which partitions are this worker's.
 
 mod apply;
 pub mod config;
