@@ -1,7 +1,7 @@
 //! Clients that behave like people in a flash sale: many at once, impatient, pressing the button again.
 //!
-//! Each has one request under way at a time. Most want a hot coupon. About a third of what they do is a
-//! deliberate repetition: the same key again, the same user without a key, a claim of a coupon that is not
+//! Each has one request under way at a time. Most want a hot coupon. About a third of what they do, in some
+//! rounds much and in some little, is a deliberate repetition: the same key again, the same user without a key, a claim of a coupon that is not
 //! there yet. Whatever ends without a definite answer is followed up, as the API tells its clients to: by the
 //! `Location` of a 202, or by the same request with the same key.
 
@@ -95,7 +95,7 @@ impl Crowd {
         let mut fresh = 0_u64;
         let mut remembered: Vec<Wish> = Vec::new();
         while *self.phase.borrow() == Phase::Sale {
-            let again = !remembered.is_empty() && rng.random_bool(0.33);
+            let again = !remembered.is_empty() && rng.random_bool(self.plan.repeat_share);
             let wish = if again {
                 let wish = remembered[rng.random_range(0..remembered.len())].clone();
                 wish.again(&mut rng)

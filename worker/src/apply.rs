@@ -84,10 +84,12 @@ impl Transaction {
             // A winner's row proves itself when it is written, and with it that the coupon is as
             // remembered. Who finds nothing left may have claimed before: that only a look can tell.
             if !plan.outcomes.contains(&Outcome::SoldOut) {
-                match candidates.write(connection, fence, plan, memory).await? {
-                    Written::Overtaken => memory.clear(),
-                    written => return Ok(written),
+                let written = candidates.write(connection, fence, plan, memory).await?;
+                tracing::debug!(partition = %fence.partition, ?written, "written from memory");
+                if written != Written::Overtaken {
+                    return Ok(written);
                 }
+                memory.clear();
             }
         }
         let snapshot = store::look_up(connection, &asked.coupon_names, &asked.names, &asked.users).await?;

@@ -11,6 +11,10 @@ const ENDINGS: [&str; 6] = ["", "/slash", ".*.>", " with spaces", " 🎉", "'\"\
 /// Stock that no round gets to the end of.
 const LASTING_AMOUNT: u32 = 1_000_000;
 
+/// How much of what clients do is a deliberate repetition, by round: about a third in all. Workers expect
+/// users whom they do not know as long as they meet no others, so there are rounds of either kind.
+const REPEAT_SHARES: [f64; 4] = [0.02, 0.05, 0.4, 0.7];
+
 /// Names that are tried to find one that belongs to a certain partition.
 const NAMES_MAX: u32 = 1_000;
 
@@ -38,12 +42,14 @@ pub struct Coupon {
 }
 
 /// All coupons of a round.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// What all their names begin with.
     pub prefix: String,
     /// The coupons.
     pub coupons: Vec<Coupon>,
+    /// The share of wishes that are repetitions.
+    pub repeat_share: f64,
 }
 
 impl Plan {
@@ -51,7 +57,8 @@ impl Plan {
     /// there is always something to win; many small ones; and some that are created late.
     pub fn draw(seed: u64, round: u32, length_ms: u64, partitions: u32) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ (u64::from(round) << 32));
-        let mut plan = Self { prefix: format!("round {round}: "), coupons: Vec::new() };
+        let repeat_share = REPEAT_SHARES[rng.random_range(0..REPEAT_SHARES.len())];
+        let mut plan = Self { prefix: format!("round {round}: "), coupons: Vec::new(), repeat_share };
         for amounts in [30..150, 150..600, 600..1_500] {
             let name = plan.name("hot", &mut rng);
             plan.add(name, rng.random_range(amounts), 8, 0, &mut rng);

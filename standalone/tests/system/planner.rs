@@ -12,7 +12,7 @@ use sqlx::{ConnectOptions as _, PgPool};
 use uuid::Uuid;
 use worker::store::{self, Changes, Coupon, Fence, Written};
 
-use crate::harness::{Database, run};
+use crate::harness::{Database, System, run};
 
 /// Rows of each kind: a scan reads as many, a probe a few.
 const ROWS: i64 = 20_000;
@@ -20,8 +20,8 @@ const ROWS: i64 = 20_000;
 /// Pairs of coupon and user that each statement looks up; as many coupons.
 const PAIRS: usize = 20;
 
-/// Rows that a statement may read for each pair.
-const READS_PER_PAIR: i64 = 8;
+/// Rows that a statement may read for each pair: a few, and what earlier batches left behind until a vacuum.
+const READS_PER_PAIR: i64 = 50;
 
 const PARTITION: PartitionId = PartitionId::new(0);
 
@@ -79,6 +79,29 @@ fn every_statement_of_a_claim_probes_whatever_the_planner_believes() {
         pool.close().await;
         drop((writes, asks));
         database.drop().await;
+    });
+}
+
+#[test]
+fn users_of_a_sale_are_looked_up_only_until_memory_is_trusted() {
+    run(async {
+        let mut system = System::start().await;
+        let client = system.client().clone();
+        client.create("PROMO", 100).await;
+        for number in 0..60 {
+            let user = format!("user-{number}");
+            client.claim(&user, "PROMO").await.assert_claimed(&user, "PROMO");
+        }
+        // A session tells what it has read when it ends.
+        system.stop_worker().await;
+        let looks: i64 = sqlx::query_scalar(
+            "SELECT idx_scan FROM pg_stat_user_indexes WHERE indexrelname = 'claims_pkey'",
+        )
+        .fetch_one(system.pool())
+        .await
+        .unwrap();
+        assert!((1..20).contains(&looks), "{looks} of 60 users were looked up");
+        system.stop().await;
     });
 }
 
