@@ -83,7 +83,7 @@ impl Routes {
 }
 
 fn router(state: Arc<State>) -> Router {
-    // Only the name of the method gets here, for the Allow header.
+    // Here for the Allow header, which names it to requests of other methods.
     let claim = async |state: Shared, request: Request| claim::claim(&state, request).await;
     Router::new()
         .route("/api/coupons", post(coupon::create))
