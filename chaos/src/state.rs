@@ -60,6 +60,10 @@ pub struct Journal {
     /// Whether nothing was missed. A stream can lose messages before anyone reads them a second time; an
     /// incomplete journal is only used for what it proves.
     pub complete: bool,
+    /// Whether the stream may have lost messages that workers had been sent and had not applied, at a moment
+    /// that is not known: a purge without an answer. Such a journal is not complete.
+    #[serde(default)]
+    pub doubtful: bool,
     /// The messages, by (generation, sequence).
     pub messages: Vec<Message>,
 }

@@ -78,8 +78,9 @@ impl Recorder {
         let messages = seen.messages.get(&partition).unwrap_or(&none);
         let losses = seen.losses.get(&partition).unwrap_or(&no_losses);
         let (messages, generation) = generations(messages, losses);
-        let complete = !self.tap.is_lossy() && !seen.doubtful.contains(&partition);
-        (Journal { partition, complete, messages }, generation)
+        let doubtful = seen.doubtful.contains(&partition);
+        let complete = !self.tap.is_lossy() && !doubtful;
+        (Journal { partition, complete, doubtful, messages }, generation)
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {

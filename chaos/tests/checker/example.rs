@@ -149,7 +149,7 @@ pub(crate) fn valid() -> Round {
         remaining,
         partition,
     };
-    let journal = |partition, messages| Journal { partition, complete: true, messages };
+    let journal = |partition, messages| Journal { partition, complete: true, doubtful: false, messages };
     let hot = vec![
         message(1, 1, "hot", &[("ann", "a1"), ("ben", "b1")]),
         message(1, 2, "hot", &[("ben", "b1")]),

@@ -360,7 +360,12 @@ impl Model {
             claims: self.rows.into_values().flatten().collect(),
             journals: (0..)
                 .zip(self.partitions)
-                .map(|(partition, at)| Journal { partition, complete: true, messages: at.journal })
+                .map(|(partition, at)| Journal {
+                    partition,
+                    complete: true,
+                    doubtful: false,
+                    messages: at.journal,
+                })
                 .collect(),
             ..FinalState::default()
         };
