@@ -8,12 +8,13 @@ mod ready;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes, HttpBody};
+use axum::Router;
+use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{Method, Response};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
-use axum::{BoxError, Router};
+use hyper::body::Incoming;
 use sqlx::postgres::{PgConnection, PgPool};
 use tower::ServiceExt;
 
@@ -66,11 +67,7 @@ impl Routes {
     }
 
     /// Answers a request.
-    pub async fn answer<B>(&self, request: Request<B>) -> Response<Body>
-    where
-        B: HttpBody<Data = Bytes> + Send + 'static,
-        B::Error: Into<BoxError>,
-    {
+    pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         // The one request that comes by ten thousands a second does without the router's boxes.
         if request.method() == Method::POST && request.uri().path() == CLAIM_PATH {
             return claim::claim(&self.state, request).await.into_response();

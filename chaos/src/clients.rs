@@ -1,9 +1,9 @@
 //! Clients that behave like people in a flash sale: many at once, impatient, pressing the button again.
 //!
 //! Each has one request under way at a time. Most want a hot coupon. About a third of what they do, in some
-//! rounds much and in some little, is a deliberate repetition: the same key again, the same user without a key, a claim of a coupon that is not
-//! there yet. Whatever ends without a definite answer is followed up, as the API tells its clients to: by the
-//! `Location` of a 202, or by the same request with the same key.
+//! rounds much and in some little, is a deliberate repetition: the same key again, the same user without a
+//! key, a claim of a coupon that is not there yet. Whatever ends without a definite answer is followed up, as
+//! the API tells its clients to: by the `Location` of a 202, or by the same request with the same key.
 
 mod chain;
 pub(crate) mod http;

@@ -92,7 +92,8 @@ impl Transaction {
                 memory.clear();
             }
         }
-        let snapshot = store::look_up(connection, &asked.coupon_names, &asked.names, &asked.users).await?;
+        let (names, users) = asked.pairs();
+        let snapshot = store::look_up(connection, &asked.coupon_names, &names, &users).await?;
         memory.compare(&snapshot);
         candidates.write(connection, fence, asked.plan(&snapshot.coupons, &snapshot.taken), memory).await
     }
@@ -166,10 +167,6 @@ struct Asked<'a> {
     claims: Vec<&'a Claim>,
     /// Each coupon once, in the order of the names.
     coupon_names: Vec<&'a str>,
-    /// Each claim's coupon,
-    names: Vec<&'a str>,
-    /// and its user.
-    users: Vec<&'a str>,
 }
 
 impl<'a> Asked<'a> {
@@ -181,12 +178,15 @@ impl<'a> Asked<'a> {
                 Command::Claim(claim) => claim,
             })
             .collect();
-        let names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
-        let users = claims.iter().map(|claim| claim.user_id.as_str()).collect();
-        let mut coupon_names = names.clone();
+        let mut coupon_names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
         coupon_names.sort_unstable();
         coupon_names.dedup();
-        Self { messages, claims, coupon_names, names, users }
+        Self { messages, claims, coupon_names }
+    }
+
+    /// Each claim's coupon, and its user.
+    fn pairs(&self) -> (Vec<&'a str>, Vec<&'a str>) {
+        self.claims.iter().map(|claim| (claim.coupon_name.as_str(), claim.user_id.as_str())).unzip()
     }
 
     /// Decides all claims, given what is known of the coupons and of what the users have.
@@ -220,9 +220,10 @@ impl<'a> Asked<'a> {
             }
         }
         for (index, position) in decision.winners {
-            changes.coupon_names.push(self.names[index]);
-            changes.user_ids.push(self.users[index]);
-            changes.claim_ids.push(self.claims[index].claim_id.as_uuid());
+            let claim = self.claims[index];
+            changes.coupon_names.push(claim.coupon_name.as_str());
+            changes.user_ids.push(claim.user_id.as_str());
+            changes.claim_ids.push(claim.claim_id.as_uuid());
             changes.positions.push(position);
         }
         for message in self.messages {

@@ -153,23 +153,24 @@ impl Partition {
         loop {
             // Taken out until the outcome is known: whatever else happens, nothing is remembered.
             let mut memory = std::mem::take(&mut self.memory);
-            let error = match self.connection().await {
+            let applied = match self.connection().await {
                 Ok(connection) => {
-                    match tokio::time::timeout(timeout, transaction.apply(connection, &mut memory)).await {
-                        Ok(Ok(Written::Committed)) => {
-                            self.memory = memory;
-                            return Ok(());
-                        }
-                        Ok(Ok(Written::Fenced)) => {
-                            tracing::warn!(partition = %self.id, epoch = self.epoch, fenced = true, "commit refused");
-                            return self.after_fence().await;
-                        }
-                        Ok(Ok(Written::Overtaken)) => "rows were changed by hand meanwhile".to_owned(),
-                        Ok(Err(error)) => error.to_string(),
-                        Err(_) => "no answer in time".to_owned(),
-                    }
+                    tokio::time::timeout(timeout, transaction.apply(connection, &mut memory)).await
                 }
-                Err(error) => error.to_string(),
+                Err(error) => Ok(Err(error)),
+            };
+            let error = match applied {
+                Ok(Ok(Written::Committed)) => {
+                    self.memory = memory;
+                    return Ok(());
+                }
+                Ok(Ok(Written::Fenced)) => {
+                    tracing::warn!(partition = %self.id, epoch = self.epoch, fenced = true, "commit refused");
+                    return self.after_fence().await;
+                }
+                Ok(Ok(Written::Overtaken)) => "rows were changed by hand meanwhile".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer in time".to_owned(),
             };
             // Whatever state the connection is in, it is not used again.
             self.connection = None;

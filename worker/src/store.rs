@@ -203,6 +203,8 @@ pub async fn look_up(
         } else if let (Some(place), Some(claim_id), Some(position)) = (row.claim, row.claim_id, row.position)
         {
             snapshot.taken[place_index(place)] = Some(Taken { claim_id: claim_id.into(), position });
+        } else {
+            return Err(sqlx::Error::RowNotFound);
         }
     }
     Ok(snapshot)
@@ -326,7 +328,7 @@ pub async fn write(connection: &mut PgConnection, fence: &Fence, changes: &Chang
         .bind(&changes.sold_names)
         .bind(&changes.sold_counts)
         .bind(&changes.sold_from)
-        .bind(changes.sold_created.iter().map(<[u8; 8]>::as_slice).collect::<Vec<_>>())
+        .bind(&changes.sold_created)
         .bind(&changes.coupon_names)
         .bind(&changes.user_ids)
         .bind(&changes.claim_ids)

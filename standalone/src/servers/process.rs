@@ -259,18 +259,13 @@ impl Child {
     /// locks, and answers nothing. Returns when everything stands still. False when the process has ended, or
     /// still runs after ten seconds.
     pub async fn pause(&self) -> bool {
-        let deadline = Instant::now() + PAUSE_LIMIT;
-        // Again each time: a process that was being started when its parent stopped is found a moment later.
-        while self.signal_tree(Signal::SIGSTOP) {
-            if tree::is_stopped(self.pid) {
-                return true;
-            }
-            if Instant::now() >= deadline {
-                return false;
-            }
-            sleep(POLL_INTERVAL).await;
-        }
-        false
+        let mut runs = true;
+        let settled = eventually(PAUSE_LIMIT, || {
+            // Again each time: a process that was being started when its parent stopped is found a moment later.
+            runs = self.signal_tree(Signal::SIGSTOP);
+            !runs || tree::is_stopped(self.pid)
+        });
+        settled.await && runs
     }
 
     /// Undoes [`pause`](Self::pause) (SIGCONT).

@@ -22,7 +22,10 @@ pub(super) fn is_alive(pid: u32) -> bool {
 
 /// All living descendants of a process, the process itself excluded.
 pub(super) fn descendants(root: u32) -> Vec<u32> {
-    let processes = processes();
+    below(root, &processes())
+}
+
+fn below(root: u32, processes: &HashMap<u32, Process>) -> Vec<u32> {
     let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
     for (&pid, process) in processes.iter().filter(|(_, process)| process.state != State::Ended) {
         children.entry(process.parent).or_default().push(pid);
@@ -48,7 +51,7 @@ pub(super) fn is_stopped(root: u32) -> bool {
         Some(states) => states.iter().all(|state| matches!(state, State::Stopped | State::Ended)),
         None => processes.get(&pid).is_none_or(|process| process.state != State::Running),
     };
-    is_stopped(root) && descendants(root).into_iter().all(is_stopped)
+    is_stopped(root) && below(root, &processes).into_iter().all(is_stopped)
 }
 
 /// Processes whose working directory is `folder`. Postgres and all its backends work in the data folder,
@@ -122,7 +125,8 @@ fn numbered_entries(folder: &Path) -> impl Iterator<Item = u32> + use<> {
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
 }
 
-/// Reads `/proc/<pid>/stat`, of a process or of a thread. The name in parentheses may itself hold spaces and parentheses.
+/// Reads `/proc/<pid>/stat`, of a process or of a thread. The name in parentheses may itself hold spaces
+/// and parentheses.
 fn from_stat(stat: &str) -> Option<Process> {
     let mut fields = stat.get(stat.rfind(')')? + 1..)?.split_whitespace();
     let state = State::from_letter(fields.next()?.chars().next()?);
