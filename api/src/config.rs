@@ -36,6 +36,9 @@ pub const DB_POOL_MAX_DEFAULT: u32 = 10;
 /// Default of `CONNECTIONS_MAX`.
 pub const CONNECTIONS_MAX_DEFAULT: usize = 10_000;
 
+/// Default of `LISTEN_BACKLOG`: what Linux allows unless it is told otherwise.
+pub const LISTEN_BACKLOG_DEFAULT: u32 = 4_096;
+
 /// Default of `BODY_BYTES_MAX`.
 pub const BODY_BYTES_MAX_DEFAULT: usize = 64 << 10;
 
@@ -89,6 +92,9 @@ pub struct Limits {
     pub db_pool_max: u32,
     /// `CONNECTIONS_MAX`: HTTP connections; more get 503.
     pub connections_max: usize,
+    /// `LISTEN_BACKLOG`: connections that are made but not taken yet. Those beyond it try again by
+    /// themselves, after a second, then three.
+    pub listen_backlog: u32,
     /// `BODY_BYTES_MAX`: bytes of a request's body; more get 413.
     pub body_bytes_max: usize,
     /// `HEADER_TIMEOUT_MS`: how long a connection may take to send a request's head, idling included.
@@ -144,6 +150,7 @@ impl Limits {
             )?,
             db_pool_max: env.number("DB_POOL_MAX", DB_POOL_MAX_DEFAULT, 1..=1_000)?,
             connections_max: env.number("CONNECTIONS_MAX", CONNECTIONS_MAX_DEFAULT, 1..=1_000_000)?,
+            listen_backlog: env.number("LISTEN_BACKLOG", LISTEN_BACKLOG_DEFAULT, 1..=65_535)?,
             body_bytes_max: env.number("BODY_BYTES_MAX", BODY_BYTES_MAX_DEFAULT, 8_192..=16_777_216)?,
             header_timeout: env.millis("HEADER_TIMEOUT_MS", HEADER_TIMEOUT_MS_DEFAULT, 100..=600_000)?,
             body_timeout: env.millis("BODY_TIMEOUT_MS", BODY_TIMEOUT_MS_DEFAULT, 100..=600_000)?,

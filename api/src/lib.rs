@@ -19,9 +19,11 @@ mod soldout;
 pub mod store;
 mod streams;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use common::queue;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::net::TcpListener;
@@ -40,6 +42,16 @@ use streams::Streams;
 
 /// How long a start waits for Postgres, NATS and the streams before it serves all the same.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Listens where the configuration says.
+///
+/// # Errors
+/// When the port is taken, or the address is not this machine's.
+pub fn listen(config: &Config) -> anyhow::Result<TcpListener> {
+    let address = SocketAddr::new(config.host, config.port);
+    server::listen(address, config.limits.listen_backlog)
+        .with_context(|| format!("PORT: cannot listen on {address}"))
+}
 
 /// What an API runs with: its connections come from the caller.
 #[derive(Debug, Clone)]

@@ -1,10 +1,8 @@
 //! The `coupon-api` process.
 
-use anyhow::Context;
 use api::{Api, Config};
 use common::config::Env;
 use common::{shutdown, telemetry};
-use tokio::net::TcpListener;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -17,9 +15,7 @@ async fn main() -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     // A connection takes a file descriptor: as many as we may have.
     rlimit::increase_nofile_limit(u64::MAX)?;
-    let address = (config.host, config.port);
-    let listener =
-        TcpListener::bind(address).await.with_context(|| format!("PORT: cannot listen on {address:?}"))?;
+    let listener = api::listen(&config)?;
     let Some(api) = stop.run_until_cancelled(Api::connect(config)).await else { return Ok(()) };
     api?.run(listener, stop).await
 }

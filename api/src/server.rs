@@ -3,6 +3,8 @@
 //! `axum::serve` has no time-out for a request's head and no limit of connections; this loop has.
 
 use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +20,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +42,23 @@ const REFUSALS_MAX: usize = 256;
 
 /// How long a refused connection has to send its request.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Listens on `address`, with room for `backlog` connections that are made but not taken yet. The
+/// kernel may allow less (`net.core.somaxconn`).
+///
+/// The standard library's room for 128 is full at the start of a sale, when a thousand connections
+/// come before this process runs again. Linux lets those beyond it believe that they are connected, and
+/// drops what they send until they have repeated it, a second later or three.
+///
+/// # Errors
+/// When the port is taken, or the address is not this machine's.
+pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // A server that is started again takes the port of its predecessor's last connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(backlog)
+}
 
 /// Serves `routes` until `stop`, then lets the requests in flight finish within
 /// `SHUTDOWN_TIMEOUT_MS`.

@@ -5,7 +5,8 @@
 #[path = "../../common/testing/process.rs"]
 mod process;
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
 
 use process::{Process, wait};
 
@@ -31,6 +32,7 @@ fn a_wrong_value_of_any_variable_is_named() {
         ("SOLD_OUT_WINNERS_MAX", "-1"),
         ("DB_POOL_MAX", "0"),
         ("CONNECTIONS_MAX", "0"),
+        ("LISTEN_BACKLOG", "0"),
         ("BODY_BYTES_MAX", "0"),
         ("HEADER_TIMEOUT_MS", "0"),
         ("BODY_TIMEOUT_MS", "0"),
@@ -77,4 +79,39 @@ fn a_port_that_is_taken_is_named() {
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(!output.status.success(), "{said}");
     assert!(said.starts_with("Error: PORT: ") && said.contains(&port), "{said}");
+}
+
+// Other systems allow fewer unless they are told otherwise.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_crowd_that_comes_before_it_serves_is_let_in() {
+    /// More than the 128 that the standard library has room for, and fewer than any limit of files.
+    const CROWD: usize = 400;
+    /// Below the second after which a connection that found no room tries again.
+    const AT_ONCE: Duration = Duration::from_millis(900);
+    let folder = tempfile::tempdir().unwrap();
+    let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
+    let (port, no_postgres) = (free(), free());
+    // It listens, and takes nobody in until Postgres is there.
+    let mut child = API
+        .command(folder.path())
+        .env("PORT", port.to_string())
+        .env("DB_PG_HOST", "127.0.0.1")
+        .env("DB_PG_PORT", no_postgres.to_string())
+        .spawn()
+        .unwrap();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let mut crowd = Vec::new();
+    while crowd.is_empty() {
+        assert!(Instant::now() < deadline, "it does not listen");
+        crowd.extend(TcpStream::connect(address));
+    }
+    while crowd.len() < CROWD {
+        let place = crowd.len();
+        let connected = TcpStream::connect_timeout(&address, AT_ONCE);
+        crowd.push(connected.unwrap_or_else(|error| panic!("connection {place}: {error}")));
+    }
+    child.kill().unwrap();
+    wait(child);
 }

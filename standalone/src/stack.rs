@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use api::Api;
 use common::config::Env;
-use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -230,10 +229,7 @@ impl Part {
     /// When its configuration is wrong, its port taken, or a server refuses it.
     pub async fn api(env: &Env) -> anyhow::Result<(Self, SocketAddr)> {
         let config = api::Config::from_env(env)?;
-        let address = (config.host, config.port);
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("PORT: cannot listen on {}:{}", address.0, address.1))?;
+        let listener = api::listen(&config)?;
         let address = listener.local_addr()?;
         let api = Api::connect(config).await?;
         Ok((Self::spawn(|stop| api.run(listener, stop)), address))

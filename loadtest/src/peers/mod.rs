@@ -9,7 +9,6 @@ mod store;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use axum::Router;
-use tokio::net::TcpListener;
 
 pub use ceiling::ceiling;
 pub use conditional::conditional;
@@ -23,7 +22,8 @@ pub use store::connect;
 pub async fn serve(router: Router, port: u16) -> std::io::Result<()> {
     use axum::serve::ListenerExt;
 
-    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let listener = api::server::listen(address, api::config::LISTEN_BACKLOG_DEFAULT)?;
     // Answers go out at once, as those of any server tuned for latency.
     let listener = listener.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
