@@ -256,7 +256,8 @@ pub enum Written {
 // Everything names the fence, so that nothing is touched before it is passed. Each coupon is found by a
 // LATERAL look-up and updated at its place: a join might scan all of them for each. (The name is compared
 // once more, in a way that no index serves, for a row that is renamed meanwhile.) The division fails, and
-// undoes all, when a stock was not as expected.
+// undoes all, when a stock was not as expected. Winners need no count: each is inserted, or the statement
+// fails.
 macro_rules! write_statement {
     ($dead_letters:literal) => {
         concat!(
@@ -278,14 +279,11 @@ macro_rules! write_statement {
                  RETURNING 1
              ), winner AS (
                  INSERT INTO claims (coupon_name, user_id, claim_id, position)
-                 SELECT won.* FROM fence
-                 CROSS JOIN unnest($13::text[], $14::text[], $15::uuid[], $16::bigint[]) AS won
-                 RETURNING 1
+                 SELECT unnest($13::text[]), unnest($14::text[]), unnest($15::uuid[]), unnest($16::bigint[])
+                 FROM fence
              )",
             $dead_letters,
-            " SELECT 1 / ((SELECT count(*) FROM stock) = cardinality($9)
-                         AND (SELECT count(*) FROM winner) = cardinality($13))::int
-             FROM fence"
+            " SELECT 1 / ((SELECT count(*) FROM stock) = cardinality($9))::int FROM fence"
         )
     };
 }
