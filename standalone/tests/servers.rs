@@ -311,6 +311,22 @@ async fn any_program_can_be_run_frozen_and_ended_with_its_descendants() {
     assert!(error.contains("exit status: 3") && error.contains("reason"), "{error}");
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn timers_of_one_program_may_be_late_without_those_of_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let slack_of = async |name: &str, slack: Option<Duration>| {
+        let log = folder.path().join(name);
+        let program = Program::new("/bin/cat", &log).arg("/proc/self/timerslack_ns");
+        let program = slack.map_or(program.clone(), |slack| program.timer_slack(slack));
+        program.run(LIMIT).await.unwrap();
+        fs::read_to_string(log).unwrap().trim().parse::<u64>().unwrap()
+    };
+    let usual = slack_of("before", None).await;
+    assert_eq!(slack_of("late", Some(Duration::from_micros(777))).await, 777_000);
+    assert_eq!(slack_of("after", None).await, usual);
+}
+
 /// Set for the copy of this test program that plays the parent in the next test.
 const PARENT_VARIABLE: &str = "STANDALONE_TEST_PARENT";
 

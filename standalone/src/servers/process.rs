@@ -42,6 +42,7 @@ pub struct Program {
     folder: Option<PathBuf>,
     log: PathBuf,
     account: Option<Account>,
+    timer_slack: Option<Duration>,
 }
 
 impl Program {
@@ -55,6 +56,7 @@ impl Program {
             folder: None,
             log: log.into(),
             account: None,
+            timer_slack: None,
         }
     }
 
@@ -110,6 +112,14 @@ impl Program {
         self
     }
 
+    /// Lets its timers fire late by that much on Linux, so that it wakes up less often; otherwise ours is
+    /// inherited.
+    #[must_use]
+    pub fn timer_slack(mut self, slack: Duration) -> Self {
+        self.timer_slack = Some(slack);
+        self
+    }
+
     /// The file name, for messages.
     fn name(&self) -> String {
         self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
@@ -137,7 +147,7 @@ impl Program {
             command.uid(account.uid()).gid(account.gid());
         }
         let doing = format!("run {}", self.path.display());
-        let handle = spawner::spawn(command).await.map_err(io_error(doing))?;
+        let handle = spawner::spawn(command, self.timer_slack).await.map_err(io_error(doing))?;
         let pid = handle.id();
         tracing::debug!(program = self.name(), pid, log = %self.log.display(), "started");
         Ok(Child { name: self.name(), pid, handle: Mutex::new(handle), log })

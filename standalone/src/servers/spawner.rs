@@ -9,23 +9,25 @@ use std::io;
 use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 struct Job {
     command: Command,
+    timer_slack: Option<Duration>,
     reply: oneshot::Sender<io::Result<Child>>,
 }
 
 static SPAWNER: OnceLock<Sender<Job>> = OnceLock::new();
 
 /// Starts a command from the spawner thread. On Linux the child is killed when this process ends,
-/// however it ends.
-pub(super) async fn spawn(mut command: Command) -> io::Result<Child> {
+/// however it ends, and its timers may fire late by `timer_slack`.
+pub(super) async fn spawn(mut command: Command, timer_slack: Option<Duration>) -> io::Result<Child> {
     die_with_parent(&mut command);
     let (reply, answer) = oneshot::channel();
     let spawner = SPAWNER.get_or_init(start);
-    spawner.send(Job { command, reply }).map_err(|_| gone())?;
+    spawner.send(Job { command, timer_slack, reply }).map_err(|_| gone())?;
     answer.await.map_err(|_| gone())?
 }
 
@@ -33,7 +35,7 @@ fn start() -> Sender<Job> {
     let (sender, jobs) = channel::<Job>();
     let thread = std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
         for mut job in jobs {
-            let child = job.command.spawn();
+            let child = with_timer_slack(job.timer_slack, || job.command.spawn());
             if let Err(Ok(mut unwanted)) = job.reply.send(child) {
                 // Whoever asked has gone: a child without a handle would never be stopped.
                 let _ = unwanted.kill();
@@ -77,3 +79,24 @@ fn die_with_parent(command: &mut Command) {
 /// leaves behind is stopped by the next start.
 #[cfg(not(target_os = "linux"))]
 fn die_with_parent(_command: &mut Command) {}
+
+/// Spawns with this thread's timer slack set, which a child inherits. It is a matter of speed only: where
+/// it cannot be set, the child starts without.
+#[cfg(target_os = "linux")]
+fn with_timer_slack<T>(slack: Option<Duration>, spawn: impl FnOnce() -> T) -> T {
+    use std::ffi::c_ulong;
+
+    use nix::sys::prctl::set_timerslack;
+
+    let Some(slack) = slack else { return spawn() };
+    let _ = set_timerslack(c_ulong::try_from(slack.as_nanos()).unwrap_or(c_ulong::MAX));
+    let spawned = spawn();
+    // 0 stands for what this thread started with.
+    let _ = set_timerslack(0);
+    spawned
+}
+
+#[cfg(not(target_os = "linux"))]
+fn with_timer_slack<T>(_slack: Option<Duration>, spawn: impl FnOnce() -> T) -> T {
+    spawn()
+}
