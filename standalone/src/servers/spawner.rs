@@ -15,7 +15,6 @@ use tokio::sync::oneshot;
 
 struct Job {
     command: Command,
-    timer_slack: Option<Duration>,
     reply: oneshot::Sender<io::Result<Child>>,
 }
 
@@ -24,10 +23,10 @@ static SPAWNER: OnceLock<Sender<Job>> = OnceLock::new();
 /// Starts a command from the spawner thread. On Linux the child is killed when this process ends,
 /// however it ends, and its timers may fire late by `timer_slack`.
 pub(super) async fn spawn(mut command: Command, timer_slack: Option<Duration>) -> io::Result<Child> {
-    die_with_parent(&mut command);
+    before_exec(&mut command, timer_slack);
     let (reply, answer) = oneshot::channel();
     let spawner = SPAWNER.get_or_init(start);
-    spawner.send(Job { command, timer_slack, reply }).map_err(|_| gone())?;
+    spawner.send(Job { command, reply }).map_err(|_| gone())?;
     answer.await.map_err(|_| gone())?
 }
 
@@ -35,7 +34,7 @@ fn start() -> Sender<Job> {
     let (sender, jobs) = channel::<Job>();
     let thread = std::thread::Builder::new().name("spawner".to_owned()).spawn(move || {
         for mut job in jobs {
-            let child = with_timer_slack(job.timer_slack, || job.command.spawn());
+            let child = job.command.spawn();
             if let Err(Ok(mut unwanted)) = job.reply.send(child) {
                 // Whoever asked has gone: a child without a handle would never be stopped.
                 let _ = unwanted.kill();
@@ -56,18 +55,26 @@ fn gone() -> io::Error {
 #[cfg(target_os = "linux")]
 #[expect(
     unsafe_code,
-    reason = "code between fork and exec; this one makes two system calls and allocates nothing"
+    reason = "code between fork and exec; this one makes three system calls and allocates nothing"
 )]
-fn die_with_parent(command: &mut Command) {
+fn before_exec(command: &mut Command, timer_slack: Option<Duration>) {
+    use std::ffi::c_ulong;
     use std::os::unix::process::CommandExt as _;
 
+    use nix::sys::prctl::{set_pdeathsig, set_timerslack};
+
     let parent = i32::try_from(std::process::id()).unwrap_or(0);
-    // The closure runs after std has changed user and group, which would otherwise clear the setting.
+    let slack_ns = timer_slack.map(|slack| c_ulong::try_from(slack.as_nanos()).unwrap_or(c_ulong::MAX));
+    // The closure runs after std has changed user and group, which would otherwise clear the first setting.
     let arm = move || {
-        nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+        set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
         if nix::unistd::getppid().as_raw() != parent {
             // The parent died before the setting took hold; nobody would signal us any more.
             return Err(io::Error::from_raw_os_error(nix::errno::Errno::ESRCH as i32));
+        }
+        if let Some(slack_ns) = slack_ns {
+            // A matter of speed only: where it cannot be set, the program runs without.
+            let _ = set_timerslack(slack_ns);
         }
         Ok(())
     };
@@ -75,28 +82,7 @@ fn die_with_parent(command: &mut Command) {
     unsafe { command.pre_exec(arm) };
 }
 
-/// Other systems have no such setting; there children are stopped by their handles, and what a crash
+/// Other systems have no such settings; there children are stopped by their handles, and what a crash
 /// leaves behind is stopped by the next start.
 #[cfg(not(target_os = "linux"))]
-fn die_with_parent(_command: &mut Command) {}
-
-/// Spawns with this thread's timer slack set, which a child inherits. It is a matter of speed only: where
-/// it cannot be set, the child starts without.
-#[cfg(target_os = "linux")]
-fn with_timer_slack<T>(slack: Option<Duration>, spawn: impl FnOnce() -> T) -> T {
-    use std::ffi::c_ulong;
-
-    use nix::sys::prctl::set_timerslack;
-
-    let Some(slack) = slack else { return spawn() };
-    let _ = set_timerslack(c_ulong::try_from(slack.as_nanos()).unwrap_or(c_ulong::MAX));
-    let spawned = spawn();
-    // 0 stands for what this thread started with.
-    let _ = set_timerslack(0);
-    spawned
-}
-
-#[cfg(not(target_os = "linux"))]
-fn with_timer_slack<T>(_slack: Option<Duration>, spawn: impl FnOnce() -> T) -> T {
-    spawn()
-}
+fn before_exec(_command: &mut Command, _timer_slack: Option<Duration>) {}
