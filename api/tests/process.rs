@@ -6,9 +6,9 @@
 mod process;
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use process::{Process, wait};
+use process::{Process, free_port, wait, without_postgres};
 
 const API: Process = Process {
     binary: env!("CARGO_BIN_EXE_coupon-api"),
@@ -90,25 +90,14 @@ fn a_crowd_that_comes_before_it_serves_is_let_in() {
     /// Below the second after which a connection that found no room tries again.
     const AT_ONCE: Duration = Duration::from_millis(900);
     let folder = tempfile::tempdir().unwrap();
-    let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-    let (port, no_postgres) = (free(), free());
+    let port = free_port();
+    let mut command = API.command(folder.path());
+    command.env("PORT", port.to_string());
     // It listens, and takes nobody in until Postgres is there.
-    let mut child = API
-        .command(folder.path())
-        .env("PORT", port.to_string())
-        .env("DB_PG_HOST", "127.0.0.1")
-        .env("DB_PG_PORT", no_postgres.to_string())
-        .spawn()
-        .unwrap();
+    let mut child = without_postgres(command);
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let deadline = Instant::now() + Duration::from_secs(10);
     let mut crowd = Vec::new();
-    while crowd.is_empty() {
-        assert!(Instant::now() < deadline, "it does not listen");
-        crowd.extend(TcpStream::connect(address));
-    }
-    while crowd.len() < CROWD {
-        let place = crowd.len();
+    for place in 0..CROWD {
         let connected = TcpStream::connect_timeout(&address, AT_ONCE);
         crowd.push(connected.unwrap_or_else(|error| panic!("connection {place}: {error}")));
     }

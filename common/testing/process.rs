@@ -131,30 +131,34 @@ impl Process {
     pub(crate) fn stops_promptly_while_it_waits_for_its_servers(&self) {
         let folder = tempfile::tempdir().unwrap();
         for signal in [Signal::SIGTERM, Signal::SIGINT] {
-            // Bound and closed again: nobody listens there.
-            let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
-            let mut child = self
-                .command(folder.path())
-                .env("DB_PG_HOST", "127.0.0.1")
-                .env("DB_PG_PORT", port.to_string())
-                .spawn()
-                .unwrap();
-            let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
-            let waits = lines.any(|line| {
-                let line = line.unwrap();
-                line.contains("waiting for Postgres") && line.contains(&port.to_string())
-            });
-            assert!(waits, "it does not say what it waits for");
-            // What it says meanwhile must not fill the pipe.
-            let rest = std::thread::spawn(move || lines.map_while(Result::ok).count());
+            let child = without_postgres(self.command(folder.path()));
             let started = Instant::now();
             kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
             let status = wait(child).status;
             assert!(started.elapsed() < PROMPTLY, "{signal}: {:?}", started.elapsed());
             assert_eq!(status.code(), Some(0), "{signal}: {status}");
-            rest.join().unwrap();
         }
     }
+}
+
+/// A port on which nobody listens: bound and closed again.
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// Starts the process where there is no Postgres, and returns once it waits for one.
+pub(crate) fn without_postgres(mut command: Command) -> Child {
+    let port = free_port().to_string();
+    let mut child = command.env("DB_PG_HOST", "127.0.0.1").env("DB_PG_PORT", &port).spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let waits = lines.any(|line| {
+        let line = line.unwrap();
+        line.contains("waiting for Postgres") && line.contains(&port)
+    });
+    assert!(waits, "it does not say what it waits for");
+    // What it says meanwhile must not fill the pipe.
+    std::thread::spawn(move || lines.map_while(Result::ok).count());
+    child
 }
 
 /// Waits for the end; kills what does not end.
