@@ -47,8 +47,8 @@ const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 /// kernel may allow less (`net.core.somaxconn`).
 ///
 /// The standard library's room for 128 is full at the start of a sale, when a thousand connections
-/// come before this process runs again. Linux lets those beyond it believe that they are connected, and
-/// drops what they send until they have repeated it, a second later or three.
+/// come before this process runs again. Linux drops what those beyond it send, their handshakes first, until
+/// they have repeated it, a second later or three.
 ///
 /// # Errors
 /// When the port is taken, or the address is not this machine's.

@@ -256,8 +256,8 @@ pub enum Written {
 // Everything names the fence, so that nothing is touched before it is passed. Each coupon is found by a
 // LATERAL look-up and updated at its place: a join might scan all of them for each. (The name is compared
 // once more, in a way that no index serves, for a row that is renamed meanwhile.) The division fails, and
-// undoes all, when a stock was not as expected. Winners need no count: each is inserted, or the statement
-// fails.
+// undoes all, when a stock was not as expected. Winners need no count: no trigger of ours leaves one out, so
+// each is inserted or the statement fails.
 macro_rules! write_statement {
     ($dead_letters:literal) => {
         concat!(
