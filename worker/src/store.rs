@@ -253,11 +253,11 @@ pub enum Written {
     Overtaken,
 }
 
-// Everything names the fence, so that nothing is touched before it is passed. Each coupon is found by a
-// LATERAL look-up and updated at its place: a join might scan all of them for each. (The name is compared
-// once more, in a way that no index serves, for a row that is renamed meanwhile.) The division fails, and
-// undoes all, when a stock was not as expected. Winners need no count: no trigger of ours leaves one out, so
-// each is inserted or the statement fails.
+// Everything names the fence, so that nothing is touched before it is passed. "= ANY (ARRAY[one])" is an
+// equality that an index can serve and that two lists cannot be merged by: so the planner can only look each
+// coupon up, where for "=" it might read all of them. The division fails, and undoes all, when a stock was not
+// as expected. Winners need no count: no trigger of ours leaves one out, so each is inserted or the statement
+// fails.
 macro_rules! write_statement {
     ($dead_letters:literal) => {
         concat!(
@@ -272,9 +272,7 @@ macro_rules! write_statement {
                  FROM fence
                  CROSS JOIN unnest($9::text[], $10::int[], $11::int[], $12::bytea[])
                      AS sold (name, count, expected, created)
-                 CROSS JOIN LATERAL (SELECT ctid FROM coupons WHERE name = sold.name LIMIT 1) AS found
-                 WHERE coupons.ctid = found.ctid AND coupons.remaining_amount = sold.expected
-                   AND (coupons.name = sold.name) IS TRUE
+                 WHERE coupons.name = ANY (ARRAY[sold.name]) AND coupons.remaining_amount = sold.expected
                    AND timestamptz_send(coupons.created_at) = sold.created
                  RETURNING 1
              ), winner AS (
