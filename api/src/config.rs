@@ -1,6 +1,7 @@
 //! What an API process can be told.
 
 use std::net::IpAddr;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use common::config::{self, ConfigError, Env};
@@ -24,8 +25,11 @@ pub const BATCH_CLAIMS_MAX_DEFAULT: usize = 1_000;
 /// Default of `BATCH_BYTES_MAX`.
 pub const BATCH_BYTES_MAX_DEFAULT: usize = 512 << 10;
 
-/// Default of `BATCHES_IN_FLIGHT`.
-pub const BATCHES_IN_FLIGHT_DEFAULT: usize = 4;
+/// Default of `BATCHES_IN_FLIGHT`: one for each processor of this machine, for want of the number that
+/// the workers and Postgres have, and one that waits for a disk.
+pub fn batches_in_flight_default() -> usize {
+    available_parallelism().map_or(1, usize::from) + 1
+}
 
 /// Default of `SOLD_OUT_WINNERS_MAX`; each takes about 16 bytes.
 pub const SOLD_OUT_WINNERS_MAX_DEFAULT: usize = 1_000_000;
@@ -141,7 +145,7 @@ impl Limits {
                 1..=1_000_000,
             )?,
             batch_claims_max: env.number("BATCH_CLAIMS_MAX", BATCH_CLAIMS_MAX_DEFAULT, 1..=10_000)?,
-            batches_in_flight: env.number("BATCHES_IN_FLIGHT", BATCHES_IN_FLIGHT_DEFAULT, 1..=1_000)?,
+            batches_in_flight: env.number("BATCHES_IN_FLIGHT", batches_in_flight_default(), 1..=1_000)?,
             batch_bytes_max: env.number("BATCH_BYTES_MAX", BATCH_BYTES_MAX_DEFAULT, 16_384..=8_388_608)?,
             sold_out_winners_max: env.number(
                 "SOLD_OUT_WINNERS_MAX",
