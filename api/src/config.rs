@@ -26,9 +26,9 @@ pub const BATCH_CLAIMS_MAX_DEFAULT: usize = 1_000;
 pub const BATCH_BYTES_MAX_DEFAULT: usize = 512 << 10;
 
 /// Default of `BATCHES_IN_FLIGHT`: one for each processor of this machine, for want of the number that
-/// the workers and Postgres have, and one that waits for a disk.
+/// the workers and Postgres have; two at least, as one waits for a disk now and then.
 pub fn batches_in_flight_default() -> usize {
-    available_parallelism().map_or(1, usize::from) + 1
+    available_parallelism().map_or(1, usize::from).max(2)
 }
 
 /// Default of `SOLD_OUT_WINNERS_MAX`; each takes about 16 bytes.

@@ -8,7 +8,12 @@ use crate::backoff::Backoff;
 use crate::partition::PARTITIONS_MAX;
 
 /// Partitions of a system whose first start does not say how many.
-pub const PARTITIONS_DEFAULT: u32 = 8;
+///
+/// What a batch costs is nearly the same however many claims it holds, and more partitions mean smaller
+/// batches: over four, many busy coupons are claimed faster than over eight, and one as fast
+/// (docs/PERFORMANCE.md). They allow four workers, each of which takes a quarter of the processor time that
+/// Postgres takes for it.
+pub const PARTITIONS_DEFAULT: u32 = 4;
 
 /// How long a connection from the pool is waited for.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);

@@ -102,7 +102,8 @@ pub(crate) fn partition_of(coupon: &str, count: u32) -> PartitionId {
     PartitionId::of(&CouponName::new(coupon).unwrap(), count)
 }
 
-/// Partitions of every system that does not say otherwise.
+/// Partitions of every system that does not say otherwise: more than by default, so that there is
+/// something to share.
 pub(crate) const PARTITIONS: u32 = 8;
 
 /// What a system is to be made of.
@@ -220,6 +221,7 @@ impl System {
             ("NATS_PASSWORD", self.passwords.of(user).to_owned()),
             ("HOST", "127.0.0.1".to_owned()),
             ("PORT", "0".to_owned()),
+            ("PARTITIONS", PARTITIONS.to_string()),
         ];
         let own = own.map(|(variable, value)| (variable.to_owned(), value));
         own.into_iter().chain(self.variables.iter().cloned()).collect()

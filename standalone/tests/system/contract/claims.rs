@@ -3,7 +3,7 @@
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::harness::{System, partition_of, run};
+use crate::harness::{PARTITIONS, System, partition_of, run};
 
 #[test]
 fn a_claim_is_answered_with_its_position() {
@@ -114,8 +114,8 @@ fn a_query_that_is_no_receipt_is_refused() {
         let system = System::start().await;
         let client = system.client();
         client.create("PROMO", 1).await;
-        let (id, partition) = (Uuid::new_v4(), partition_of("PROMO", 8).number());
-        let other = (partition + 1) % 8;
+        let (id, partition) = (Uuid::new_v4(), partition_of("PROMO", PARTITIONS).number());
+        let other = (partition + 1) % PARTITIONS;
         for query in [
             "claim_id=".to_owned(),
             format!("claim_id={id}"),
