@@ -1,11 +1,12 @@
 //! The HTTP front: takes claims, queues them, answers.
 //!
-//! A claim's way, in reading order: [`server`] takes the connection, [`routes`] the request,
+//! A claim's way, in reading order: [`server`] takes the connection (`alarm` keeps its times), [`routes`] the request,
 //! `dispatcher` makes messages of claims, `soldout` refuses what needs no queue, `inbox` waits for
 //! the workers' answers, `resolve` asks Postgres when none comes, [`receipt`] says what that proves, [`problem`] is everything that is
 //! not a success. `health` watches the servers, `streams` creates what is missing, [`store`] holds
 //! the SQL.
 
+mod alarm;
 pub mod config;
 mod dispatcher;
 mod health;

@@ -18,7 +18,7 @@ use futures::FutureExt;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use uuid::Uuid;
 
+use crate::alarm::Alarm;
 use crate::config::Limits;
 use crate::problem::{Problem, Unavailable};
 use crate::routes::Routes;
@@ -113,9 +114,12 @@ fn connection(
     let keep_alive = routes.is_some();
     let service = service_fn(move |request| respond(routes.clone(), request));
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(Alarm::default())
         .header_read_timeout(times.header)
         .keep_alive(keep_alive)
+        // A client that has said all it has to say still gets its answer. It also means that nothing is read
+        // while a request is in work: the buffer would be a new one, as the request lies in the old one.
+        .half_close(true)
         // Head and body are small: copied together, they are cheaper to send than as two parts.
         .writev(false)
         .serve_connection(TokioIo::new(Box::pin(stream)), service);

@@ -106,11 +106,11 @@ impl ClaimId {
 
     /// The claim that a client names by its key: the same key, user and coupon always give the
     /// same id (a name-based UUID, RFC 9562 version 5).
-    pub fn from_key(key: &IdempotencyKey, user_id: &UserId, coupon_name: &CouponName) -> Self {
+    pub fn from_key(key: IdempotencyKey<'_>, user_id: &UserId, coupon_name: &CouponName) -> Self {
         /// Sets these ids apart from all other name-based ones.
         const NAMESPACE: Uuid = Uuid::from_u128(0x6f1d_0e5c_93b4_4c3e_9b1f_52a8_7d40_c61a);
         // U+0000 cannot be part of any of the three: no two triples give the same text.
-        let name = format!("{}\0{user_id}\0{coupon_name}", key.0);
+        let name = [key.0, user_id.as_str(), coupon_name.as_str()].join("\0");
         Self(Uuid::new_v5(&NAMESPACE, name.as_bytes()))
     }
 
@@ -133,21 +133,21 @@ impl fmt::Display for ClaimId {
 }
 
 /// A client's own name for a request that it may repeat (the `Idempotency-Key` header).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct IdempotencyKey(Box<str>);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IdempotencyKey<'a>(&'a str);
 
 /// Why a header cannot be an [`IdempotencyKey`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must have 1 to {IDEMPOTENCY_KEY_CHARS_MAX} characters, none of them a control character")]
 pub struct InvalidKey;
 
-impl IdempotencyKey {
+impl<'a> IdempotencyKey<'a> {
     /// Reads the header's value: bare, or quoted as the IETF draft has it (`"…"`), which names the
     /// same key.
     ///
     /// # Errors
     /// When the key is empty, too long or holds control characters.
-    pub fn new(header: &str) -> Result<Self, InvalidKey> {
+    pub fn new(header: &'a str) -> Result<Self, InvalidKey> {
         let text = header.trim();
         let key = text.strip_prefix('"').and_then(|t| t.strip_suffix('"')).unwrap_or(text);
         if key.is_empty()
@@ -156,7 +156,7 @@ impl IdempotencyKey {
         {
             return Err(InvalidKey);
         }
-        Ok(Self(key.into()))
+        Ok(Self(key))
     }
 }
 
@@ -185,11 +185,11 @@ mod tests {
     #[test]
     fn the_same_key_user_and_coupon_give_the_same_claim() {
         let (user, coupon) = (UserId::new("u").unwrap(), CouponName::new("c").unwrap());
-        let id = |key: &str| ClaimId::from_key(&IdempotencyKey::new(key).unwrap(), &user, &coupon);
+        let id = |key: &str| ClaimId::from_key(IdempotencyKey::new(key).unwrap(), &user, &coupon);
         assert_eq!(id("k"), id("\"k\""));
         assert_ne!(id("k"), id("l"));
         let other = UserId::new("v").unwrap();
-        assert_ne!(id("k"), ClaimId::from_key(&IdempotencyKey::new("k").unwrap(), &other, &coupon));
+        assert_ne!(id("k"), ClaimId::from_key(IdempotencyKey::new("k").unwrap(), &other, &coupon));
         assert_ne!(ClaimId::random(), ClaimId::random());
     }
 

@@ -1,12 +1,11 @@
 //! JSON bodies: read within limits, and explained when they are wrong.
 
 use std::borrow::Cow;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::Poll;
 
 use axum::BoxError;
 use axum::body::{Bytes, HttpBody};
-use axum::extract::Request;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -16,40 +15,61 @@ use serde_json::Value;
 use crate::config::Limits;
 use crate::problem::Problem;
 
-/// Reads a request's body, declared as JSON, into memory.
-pub(super) async fn read<B>(request: Request<B>, limits: &Limits) -> Result<Bytes, Problem>
+/// Reads a request's body, declared as JSON by its `headers`, into memory.
+pub(super) async fn read<B>(headers: &HeaderMap, body: B, limits: &Limits) -> Result<Bytes, Problem>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    let (parts, body) = request.into_parts();
-    if !is_json(&parts.headers) {
+    if !is_json(headers) {
         return Err(Problem::UnsupportedMediaType);
     }
-    let declared = parts.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let declared = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if declared.is_some_and(|length: usize| length > limits.body_bytes_max) {
         return Err(Problem::BodyTooLarge);
     }
-    collect(body, limits).await
-}
-
-async fn collect<B>(body: B, limits: &Limits) -> Result<Bytes, Problem>
-where
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    let mut collected = pin!(Limited::new(body, limits.body_bytes_max).collect());
+    let body = pin!(Limited::new(body, limits.body_bytes_max));
+    let mut collected = pin!(collect(body));
     // Mostly the body came with the head, and no timer is needed.
     let collected = match futures::poll!(&mut collected) {
         Poll::Ready(collected) => Ok(collected),
         Poll::Pending => tokio::time::timeout(limits.body_timeout, collected).await,
     };
     match collected {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Ok(collected)) => Ok(collected),
         Ok(Err(error)) if error.is::<LengthLimitError>() => Err(Problem::BodyTooLarge),
         Ok(Err(_)) => Err(Problem::InvalidRequest("the body is incomplete".into())),
         Err(_) => Err(Problem::BodyTimeout),
     }
+}
+
+/// Joins the pieces of a body. One that came in one piece is handed on as it is.
+async fn collect<B>(mut body: Pin<&mut B>) -> Result<Bytes, B::Error>
+where
+    B: HttpBody<Data = Bytes>,
+{
+    let Some(first) = piece(&mut body).await? else { return Ok(Bytes::new()) };
+    let Some(second) = piece(&mut body).await? else { return Ok(first) };
+    let mut whole = [first, second].concat();
+    while let Some(next) = piece(&mut body).await? {
+        whole.extend_from_slice(&next);
+    }
+    Ok(whole.into())
+}
+
+/// The next piece of a body, which is known to have ended once as much came as was declared.
+async fn piece<B>(body: &mut Pin<&mut B>) -> Result<Option<Bytes>, B::Error>
+where
+    B: HttpBody<Data = Bytes>,
+{
+    while !body.is_end_stream() {
+        let Some(frame) = body.frame().await else { break };
+        // Trailers mean nothing here.
+        if let Ok(data) = frame?.into_data() {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
 }
 
 /// `application/json`, or anything that ends in `+json`, with whatever parameters.

@@ -43,32 +43,46 @@ struct ClaimView<'a> {
     position: Option<i64>,
 }
 
+/// Room for a [`ClaimView`] beside its names, if none of their characters needs an escape.
+const VIEW_BYTES: usize = 140;
+
 /// Takes a claim and answers it.
 pub(super) async fn claim<B>(state: &State, request: Request<B>) -> Result<Response<Body>, Problem>
 where
     B: HttpBody<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
-    // The request goes before the wait: its memory is the connection's buffer, which is used again.
-    let claim = {
-        let key = idempotency_key(request.headers())?;
-        Arc::new(parse(&body::read(request, &state.limits).await?, key.as_ref())?)
-    };
+    let (claim, headers) = take(state, request).await?;
     match state.dispatcher.claim(&claim).await {
-        Answer::Outcome(outcome) => decided(&claim, outcome),
-        Answer::Pending(receipt) => Ok(pending(&claim, &ClaimReceipt::new(claim.claim_id, receipt))),
+        Answer::Outcome(outcome) => decided(&claim, outcome, headers),
+        Answer::Pending(receipt) => Ok(pending(&claim, &ClaimReceipt::new(claim.claim_id, receipt), headers)),
         Answer::Unavailable(reason) => Err(reason.into()),
     }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+/// Reads a claim, and lets go of its request before it waits: the request's memory is the connection's
+/// buffer, which is used again. Only the map of its headers is kept, emptied, for those of the answer.
+async fn take<B>(state: &State, request: Request<B>) -> Result<(Arc<Claim>, HeaderMap), Problem>
+where
+    B: HttpBody<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
+    let (parts, body) = request.into_parts();
+    let mut headers = parts.headers;
+    let key = idempotency_key(&headers)?;
+    let claim = parse(&body::read(&headers, body, &state.limits).await?, key)?;
+    headers.clear();
+    Ok((Arc::new(claim), headers))
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey<'_>>, Problem> {
     let Some(header) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
     let text =
         std::str::from_utf8(header.as_bytes()).map_err(|_| invalid("Idempotency-Key", "must be UTF-8"))?;
     IdempotencyKey::new(text).map(Some).map_err(|rule| invalid("Idempotency-Key", rule))
 }
 
-fn parse(body: &[u8], key: Option<&IdempotencyKey>) -> Result<Claim, Problem> {
+fn parse(body: &[u8], key: Option<IdempotencyKey<'_>>) -> Result<Claim, Problem> {
     let fields = [("user_id", Type::Text), ("coupon_name", Type::Text)];
     let body: ClaimBody<'_> = body::parse(body, &fields)?;
     let user_id = UserId::new(&body.user_id).map_err(|rule| invalid("user_id", rule))?;
@@ -80,17 +94,19 @@ fn parse(body: &[u8], key: Option<&IdempotencyKey>) -> Result<Claim, Problem> {
     Ok(Claim { claim_id, user_id, coupon_name })
 }
 
-fn decided(claim: &Claim, outcome: Outcome) -> Result<Response<Body>, Problem> {
+fn decided(claim: &Claim, outcome: Outcome, headers: HeaderMap) -> Result<Response<Body>, Problem> {
     match outcome {
-        Outcome::Claimed { position } => Ok(view_of(claim, "claimed", Some(position), StatusCode::OK)),
+        Outcome::Claimed { position } => {
+            Ok(view_of(claim, "claimed", Some(position), StatusCode::OK, headers))
+        }
         Outcome::AlreadyClaimed => Err(Problem::AlreadyClaimed),
         Outcome::SoldOut => Err(Problem::SoldOut),
         Outcome::CouponNotFound => Err(Problem::CouponNotFound),
     }
 }
 
-fn pending(claim: &Claim, receipt: &ClaimReceipt) -> Response<Body> {
-    let mut response = view_of(claim, "pending", None, StatusCode::ACCEPTED);
+fn pending(claim: &Claim, receipt: &ClaimReceipt, headers: HeaderMap) -> Response<Body> {
+    let mut response = view_of(claim, "pending", None, StatusCode::ACCEPTED, headers);
     let location = receipt.location(&claim.coupon_name, &claim.user_id);
     if let Ok(location) = HeaderValue::from_str(&location) {
         response.headers_mut().insert(LOCATION, location);
@@ -99,16 +115,22 @@ fn pending(claim: &Claim, receipt: &ClaimReceipt) -> Response<Body> {
     response
 }
 
-fn view_of(claim: &Claim, status: &str, position: Option<i64>, code: StatusCode) -> Response<Body> {
-    let view = ClaimView {
-        status,
-        claim_id: claim.claim_id.as_uuid(),
-        coupon_name: claim.coupon_name.as_str(),
-        user_id: claim.user_id.as_str(),
-        position,
-    };
-    let mut response = Response::new(Body::from(serde_json::to_vec(&view).expect("a claim is plain JSON")));
+/// A claim as an answer, with `headers` and its own.
+fn view_of(
+    claim: &Claim,
+    status: &str,
+    position: Option<i64>,
+    code: StatusCode,
+    headers: HeaderMap,
+) -> Response<Body> {
+    let (coupon_name, user_id) = (claim.coupon_name.as_str(), claim.user_id.as_str());
+    let view = ClaimView { status, claim_id: claim.claim_id.as_uuid(), coupon_name, user_id, position };
+    let mut body = Vec::with_capacity(VIEW_BYTES + coupon_name.len() + user_id.len());
+    serde_json::to_writer(&mut body, &view).expect("a claim is plain JSON");
+    // Boxed, it need not be wrapped once more to be shared.
+    let mut response = Response::new(Body::from(Bytes::from(body.into_boxed_slice())));
     *response.status_mut() = code;
+    *response.headers_mut() = headers;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     response
 }
@@ -136,7 +158,7 @@ pub(super) async fn view(
         return match (found.claim, found.remaining_amount) {
             (Some((claim_id, position)), _) => {
                 let claim = Claim { claim_id: claim_id.into(), user_id, coupon_name };
-                Ok(view_of(&claim, "claimed", Some(position), StatusCode::OK))
+                Ok(view_of(&claim, "claimed", Some(position), StatusCode::OK, HeaderMap::new()))
             }
             (None, None) => Err(Problem::CouponNotFound),
             (None, Some(_)) => Err(Problem::ClaimNotFound),
@@ -144,8 +166,8 @@ pub(super) async fn view(
     };
     let claim = Claim { claim_id: receipt.claim_id.into(), user_id, coupon_name };
     match judge(claim.claim_id, Some(receipt.receipt()), &found) {
-        Verdict::Known(outcome) => decided(&claim, outcome),
-        Verdict::Queued => Ok(pending(&claim, &receipt)),
+        Verdict::Known(outcome) => decided(&claim, outcome, HeaderMap::new()),
+        Verdict::Queued => Ok(pending(&claim, &receipt, HeaderMap::new())),
         Verdict::Unproven => Err(Unavailable::OutcomeUnknown.into()),
     }
 }

@@ -25,7 +25,8 @@ struct CouponBody<'a> {
 }
 
 pub(super) async fn create(state: Shared, request: Request) -> Result<Response<Body>, Problem> {
-    let body = body::read(request, &state.limits).await?;
+    let (parts, body) = request.into_parts();
+    let body = body::read(&parts.headers, body, &state.limits).await?;
     let fields = [("name", Type::Text), ("amount", Type::Integer)];
     let body: CouponBody<'_> = body::parse(&body, &fields)?;
     let name = CouponName::new(&body.name).map_err(|rule| invalid("name", rule))?;

@@ -164,9 +164,8 @@ fn a_body_that_breaks_off_is_refused() {
             let mut raw = Raw::connect(client.address).await;
             raw.send(request).await;
             raw.finish().await;
-            if let Some(reply) = raw.reply().await {
-                assert_eq!(reply.status, 400, "{reply:?}");
-            }
+            let reply = raw.reply().await.unwrap();
+            assert_eq!(reply.status, 400, "{reply:?}");
         }
         client.get("/api/coupons/c").await.assert_problem(404, "coupon_not_found");
         // The same bytes, all of them.
@@ -290,6 +289,24 @@ fn claims_in_flight_have_a_limit() {
         };
         eventually("the claim that waited has won", late).await;
         assert_eq!(client.view("PROMO").await["remaining_amount"], 94);
+        system.stop().await;
+    });
+}
+
+#[test]
+fn a_client_that_has_said_all_is_answered() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        client.create("PROMO", 1).await;
+        for (user, status) in [("first", 200), ("second", 400)] {
+            let mut raw = Raw::connect(client.address).await;
+            raw.send(claim_request(user, "PROMO")).await;
+            raw.finish().await;
+            let reply = raw.reply().await.unwrap();
+            assert_eq!(reply.status, status, "{reply:?}");
+            assert_eq!(raw.rest().await, "");
+        }
         system.stop().await;
     });
 }
