@@ -1,9 +1,10 @@
 //! A timer for deadlines that are set for every request and hardly ever come.
 //!
-//! The runtime's timers are kept in one wheel, behind a lock that all threads take to set and to unset one. A
-//! connection has a deadline for each request's head; with ten thousands of requests a second, that was a
-//! thirtieth of the API's processor time. Here a connection keeps the one timer it has. When that goes off, which is
-//! once per deadline's length instead of once per request, it is set to what the deadline is by then.
+//! The runtime's timers are kept in one wheel, behind a lock that all threads take to set and to unset
+//! one. A connection has a deadline for each request's head; with ten thousands of requests a second,
+//! that was up to a thirtieth of the API's processor time. Here a connection keeps the one timer it
+//! has. When that goes off, which is once per deadline's length instead of once per request, it is set
+//! to what the deadline is by then.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,10 +1,10 @@
 //! The HTTP front: takes claims, queues them, answers.
 //!
-//! A claim's way, in reading order: [`server`] takes the connection (`alarm` keeps its times), [`routes`] the request,
+//! A claim's way, in reading order: [`server`] takes the connection, [`routes`] the request,
 //! `dispatcher` makes messages of claims, `soldout` refuses what needs no queue, `inbox` waits for
-//! the workers' answers, `resolve` asks Postgres when none comes, [`receipt`] says what that proves, [`problem`] is everything that is
-//! not a success. `health` watches the servers, `streams` creates what is missing, [`store`] holds
-//! the SQL.
+//! the workers' answers, `resolve` asks Postgres when none comes, [`receipt`] says what that proves,
+//! [`problem`] is everything that is not a success. `alarm` keeps a connection's deadline, `health`
+//! watches the servers, `streams` creates what is missing, [`store`] holds the SQL.
 
 mod alarm;
 pub mod config;
