@@ -469,13 +469,18 @@ pub async fn release(connection: &mut PgConnection, id: PartitionId, worker: Uui
     announce(connection).await
 }
 
-/// Says good-bye: the other workers share what this one had.
+/// Says good-bye: the other workers share what this one had. Only the first good-bye is announced: a
+/// worker hears its own announcements, too, and would answer each with another.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn leave(connection: &mut PgConnection, worker: Uuid) -> Result<()> {
-    sqlx::query("DELETE FROM workers WHERE id = $1").bind(worker).execute(&mut *connection).await?;
-    announce(connection).await
+    let done =
+        sqlx::query("DELETE FROM workers WHERE id = $1").bind(worker).execute(&mut *connection).await?;
+    if done.rows_affected() > 0 {
+        announce(connection).await?;
+    }
+    Ok(())
 }
 
 /// Wakes the other workers: leases or workers have changed.

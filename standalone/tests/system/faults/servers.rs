@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use sqlx::postgres::PgListener;
 
 use crate::harness::{Answer, Client, Load, Setup, System, assert_first_come_first_served, eventually, run};
 
@@ -122,5 +123,38 @@ fn frozen_servers_are_noticed_and_wake_up_again() {
         assert!(system.postgres.as_ref().unwrap().resume());
         all_ready(&system).await;
         end(load, system).await;
+    });
+}
+
+#[test]
+fn workers_without_a_queue_do_not_keep_each_other_busy() {
+    run(async {
+        let mut system = Setup::new().apis(1).workers(2).env("LEASE_MS", 400).start().await;
+        let mut listener = PgListener::connect_with(system.pool()).await.unwrap();
+        listener.listen("coupon_leases").await.unwrap();
+        system.nats.kill().await.unwrap();
+        eventually("workers that count for nothing", async || {
+            let living: i64 =
+                sqlx::query_scalar("SELECT count(*) FROM workers").fetch_one(system.pool()).await.unwrap();
+            (living == 0).then_some(())
+        })
+        .await;
+        // They say good-bye and give back what they had. Then nothing is left to tell.
+        let mut heard = 0;
+        while tokio::time::timeout(Duration::from_secs(1), listener.recv()).await.is_ok() {
+            heard += 1;
+            assert!(heard < 100, "they do not fall silent");
+        }
+        // It has one of the pool's connections, without which the system does not stop.
+        drop(listener);
+        system.nats.restart().await.unwrap();
+        all_ready(&system).await;
+        system.client().create("later", 1).await;
+        eventually("a worker", async || {
+            let reply = system.client().claim_with_key("ann", "later", "key").await;
+            (reply.status == 200).then_some(())
+        })
+        .await;
+        system.stop().await;
     });
 }
