@@ -175,10 +175,14 @@ impl Partition {
             // Whatever state the connection is in, it is not used again.
             self.connection = None;
             tracing::warn!(partition = %self.id, error, "batch not confirmed; asking Postgres what became of it");
-            if stop.run_until_cancelled(backoff.wait()).await.is_none() {
-                return Err(SourceError::Moved("stopped before Postgres answered"));
-            }
-            let Ok(row) = self.row().await else { continue };
+            let row = loop {
+                if stop.run_until_cancelled(backoff.wait()).await.is_none() {
+                    return Err(SourceError::Moved("stopped before Postgres answered"));
+                }
+                if let Ok(row) = self.row().await {
+                    break row;
+                }
+            };
             if transaction.is_in(&row) {
                 return Ok(());
             }

@@ -1,12 +1,14 @@
 //! Reads one partition's stream in order, without gaps, from the cursor on.
 
+use std::error::Error as _;
 use std::time::Duration;
 
 use async_nats::datetime::{self, DateTime};
 use async_nats::jetstream::consumer::pull;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
-use async_nats::jetstream::stream::{Info, RawMessageErrorKind, Stream};
-use async_nats::jetstream::{self};
+use async_nats::jetstream::context::RequestError;
+use async_nats::jetstream::stream::{Info, RawMessageError, RawMessageErrorKind, Stream};
+use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{HeaderMap, Subject};
 use common::message::{Batch, REPLY_HEADER, REPLY_PREFIX};
 use common::partition::PartitionId;
@@ -116,7 +118,7 @@ impl Source {
         let next_sequence = row.last_seq + 1 + i64::from(unreadable.is_some());
         let consumer = stream.create_consumer(consumer(worker, next_sequence)).await.map_err(queue_error)?;
         let info = stream.get_info().await.map_err(queue_error)?;
-        let mismatch = match compare(&stream, &info, &row).await? {
+        let mismatch = match compare(&jetstream, &stream, partition, &info, &row).await? {
             Some(mismatch) => Some((mismatch, unapplied_after(&stream, &info, &row).await?)),
             None => None,
         };
@@ -319,7 +321,13 @@ async fn unapplied_after(stream: &Stream, info: &Info, row: &PartitionRow) -> Re
     i64::try_from(consumer.cached_info().delivered.stream_sequence).map_err(queue_error)
 }
 
-async fn compare(stream: &Stream, info: &Info, row: &PartitionRow) -> Result<Option<Mismatch>, SourceError> {
+async fn compare(
+    jetstream: &jetstream::Context,
+    stream: &Stream,
+    partition: PartitionId,
+    info: &Info,
+    row: &PartitionRow,
+) -> Result<Option<Mismatch>, SourceError> {
     let last_sequence = i64::try_from(info.state.last_sequence).unwrap_or(i64::MAX);
     let mismatch = match row.stream_created_ns {
         None => Some(Mismatch::New),
@@ -330,14 +338,68 @@ async fn compare(stream: &Stream, info: &Info, row: &PartitionRow) -> Result<Opt
     };
     let Some(expected) = row.last_batch_id.filter(|_| mismatch.is_none()) else { return Ok(mismatch) };
     let sequence = u64::try_from(row.last_seq).unwrap_or(0);
-    match stream.get_raw_message(sequence).await {
-        Ok(message) if identity(&Batch::decode(&message.payload), &message.payload) == expected => Ok(None),
-        Ok(_) => Ok(Some(Mismatch::Rewritten)),
-        Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
-            Ok(Some(Mismatch::Purged))
+    Ok(match look_at(jetstream, stream, partition, sequence).await? {
+        Some(kept) if kept.identity() == expected => None,
+        Some(_) => Some(Mismatch::Rewritten),
+        None => Some(Mismatch::Purged),
+    })
+}
+
+/// A message of the stream, as the server keeps it.
+enum Kept {
+    /// The consumer brings it; its identity.
+    Deliverable(Uuid),
+    /// The client library would not bring it; all that the server says of it.
+    Undeliverable(Vec<u8>),
+}
+
+impl Kept {
+    fn identity(&self) -> Uuid {
+        match self {
+            Self::Deliverable(identity) => *identity,
+            Self::Undeliverable(text) => Uuid::new_v5(&Uuid::NAMESPACE_OID, text),
         }
-        Err(error) => Err(queue_error(error)),
     }
+}
+
+/// How the server writes headers that begin with `NATS/1.0\r`. With anything between the two, they are a
+/// status of the server to the client library, and the message none.
+const PLAIN_HEADERS: &str = "TkFUUy8xLjAN";
+
+/// Looks at a message without a consumer. The client library refuses headers that are none, and the
+/// connection with them.
+async fn look_at(
+    jetstream: &jetstream::Context,
+    stream: &Stream,
+    partition: PartitionId,
+    sequence: u64,
+) -> Result<Option<Kept>, SourceError> {
+    let subject = format!("STREAM.MSG.GET.{}", stream::name(partition));
+    let answer: serde_json::Value =
+        jetstream.request(subject, &serde_json::json!({ "seq": sequence })).await.map_err(queue_error)?;
+    let Some(message) = answer.get("message") else {
+        let code = answer.pointer("/error/err_code").and_then(serde_json::Value::as_u64);
+        let is_missing = code == Some(ErrorCode::NO_MESSAGE_FOUND.0);
+        return if is_missing { Ok(None) } else { Err(queue_error(&answer)) };
+    };
+    let headers = message.get("hdrs").and_then(serde_json::Value::as_str);
+    if headers.is_none_or(|headers| headers.starts_with(PLAIN_HEADERS)) {
+        match stream.get_raw_message(sequence).await {
+            Ok(message) => {
+                let content = Batch::decode(&message.payload);
+                return Ok(Some(Kept::Deliverable(identity(&content, &message.payload))));
+            }
+            // It came, and cannot be read. Anything else went wrong on the way.
+            Err(error) if is_unreadable(&error) => {}
+            Err(error) => return Err(queue_error(error)),
+        }
+    }
+    Ok(Some(Kept::Undeliverable(message.to_string().into_bytes())))
+}
+
+fn is_unreadable(error: &RawMessageError) -> bool {
+    let is_of_the_way = error.source().is_some_and(|source| source.is::<RequestError>());
+    error.kind() == RawMessageErrorKind::Other && !is_of_the_way
 }
 
 /// What stands behind the cursor.
@@ -347,7 +409,7 @@ enum Next {
     /// Nothing, though messages follow: it was deleted by hand, or lost. The next one follows on
     /// `resume_after`.
     Missing { resume_after: i64 },
-    /// A message whose headers the client library refuses, and the connection with them.
+    /// A message that the client library would not bring.
     Unreadable(Message),
 }
 
@@ -364,32 +426,25 @@ async fn examine_next(
     if next > last || next < state.first_sequence {
         return Ok(Next::Fine);
     }
-    match stream.get_raw_message(next).await {
-        Ok(_) => return Ok(Next::Fine),
-        Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => {
-            let found = stream.get_first_raw_message_by_subject(stream::subject(partition), next).await;
-            let resume_after = match found {
-                Ok(message) => message.sequence - 1,
-                Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => last,
-                // It is there and cannot be read; it is examined when its turn comes.
-                Err(_) => next,
-            };
-            return Ok(Next::Missing { resume_after: i64::try_from(resume_after).unwrap_or(i64::MAX) });
-        }
-        Err(_) => {}
-    }
-    // Either NATS did not answer or the message is unreadable: asked without reading it.
-    let subject = format!("STREAM.MSG.GET.{}", stream::name(partition));
-    let answer: serde_json::Value =
-        jetstream.request(subject, &serde_json::json!({ "seq": next })).await.map_err(queue_error)?;
-    let Some(message) = answer.get("message") else { return Err(queue_error(&answer)) };
-    let payload = message.to_string().into_bytes();
+    let Some(kept) = look_at(jetstream, stream, partition, next).await? else {
+        let found = stream.get_first_raw_message_by_subject(stream::subject(partition), next).await;
+        let resume_after = match found {
+            Ok(message) => message.sequence - 1,
+            Err(error) if matches!(error.kind(), RawMessageErrorKind::NoMessageFound) => last,
+            // It is there and cannot be read; it is examined when its turn comes.
+            Err(_) => next,
+        };
+        return Ok(Next::Missing { resume_after: i64::try_from(resume_after).unwrap_or(i64::MAX) });
+    };
+    let identity = kept.identity();
+    let Kept::Undeliverable(text) = kept else { return Ok(Next::Fine) };
+    let reason = "its headers are not those of a message; kept as JetStream tells it";
     Ok(Next::Unreadable(Message {
         sequence: i64::try_from(next).unwrap_or(i64::MAX),
         stored_ns: row.last_time_ns.unwrap_or(0),
-        identity: Uuid::new_v5(&Uuid::NAMESPACE_OID, &payload),
+        identity,
         reply_to: None,
-        content: Err(("its headers are not NATS headers; kept as JetStream tells it".to_owned(), payload)),
+        content: Err((reason.to_owned(), text)),
     }))
 }
 

@@ -156,17 +156,48 @@ fn messages_with_broken_headers_are_kept_aside() {
         let system = System::start().await;
         let client = system.client();
         client.create(COUPON, 100).await;
-        let broken =
-            ["x", "NATS/1.0\r\nno colon\r\n\r\n", "NATS/9.9\r\n\r\n", "NATS/1.0 abc\r\n\r\n", "\0\0\r\n\r\n"];
+        let generation_before: i64 = sqlx::query_scalar("SELECT generation FROM partitions WHERE id = $1")
+            .bind(partition().as_i32())
+            .fetch_one(system.pool())
+            .await
+            .unwrap();
+        let broken = [
+            "x",
+            "NATS/1.0\r\nno colon\r\n\r\n",
+            "NATS/9.9\r\n\r\n",
+            "NATS/1.0 abc\r\n\r\n",
+            "\0\0\r\n\r\n",
+            // To the client library, these are the server's own.
+            "NATS/1.0 100 Idle Heartbeat\r\n\r\n",
+            "NATS/1.0 408 Request Timeout\r\n\r\n",
+            "NATS/1.0 409 Consumer Deleted\r\n\r\n",
+            "NATS/1.0 503\r\n\r\n",
+        ];
         for (number, headers) in broken.into_iter().enumerate() {
             publish_without_headers(&system, headers, "{}").await;
             let user = format!("user-{number}");
             let (_, position) = client.claim(&user, COUPON).await.assert_claimed(&user, COUPON);
             assert_eq!(position, number as i64 + 1, "after {headers:?}");
         }
+        // And all of them one after the other: each is what the next comparison finds at the cursor.
+        for headers in broken {
+            publish_without_headers(&system, headers, "{}").await;
+        }
+        let (_, position) = eventually("a claim behind them", async || {
+            let reply = client.claim_with_key("last", COUPON, "key").await;
+            (reply.status == 200).then(|| reply.assert_claimed("last", COUPON))
+        })
+        .await;
+        assert_eq!(position, 10);
         let dead: i64 =
             sqlx::query_scalar("SELECT count(*) FROM dead_letters").fetch_one(system.pool()).await.unwrap();
-        assert_eq!(dead, broken.len() as i64);
+        assert_eq!(dead, 18);
+        let generation: i64 = sqlx::query_scalar("SELECT generation FROM partitions WHERE id = $1")
+            .bind(partition().as_i32())
+            .fetch_one(system.pool())
+            .await
+            .unwrap();
+        assert_eq!(generation, generation_before, "taken for another stream");
         system.stop().await;
     });
 }
