@@ -83,6 +83,7 @@ impl Api {
         Ok(Self { config, partitions, pool, database, queue })
     }
 
+        let database = common::database::bounded(database);
     /// Serves until `stop`, then finishes the requests in flight.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use sqlx::{FromRow, Result};
 use uuid::Uuid;
 
 /// Claims that one page of a coupon's winners holds.
-pub const PAGE_CLAIMS: i64 = 5_000;
+pub const PAGE_CLAIMS: i64 = 1_000;
 
 /// Asks Postgres within `limit`, over a connection of the pool. A connection that did not answer in
 /// time is closed: back in the pool, it would be waited for by whoever got it next.
@@ -23,9 +23,10 @@ pub async fn ask<T>(
     limit: Duration,
     question: impl AsyncFnOnce(&mut PgConnection) -> Result<T>,
 ) -> Result<T> {
-    let acquired = tokio::time::timeout(limit, pool.acquire()).await;
+    let deadline = tokio::time::Instant::now() + limit;
+    let acquired = tokio::time::timeout_at(deadline, pool.acquire()).await;
     let mut connection = acquired.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
-    let answer = tokio::time::timeout(limit, question(&mut connection)).await;
+    let answer = tokio::time::timeout_at(deadline, question(&mut connection)).await;
     answer.unwrap_or_else(|_| {
         connection.close_on_drop();
         Err(sqlx::Error::PoolTimedOut)
@@ -102,7 +103,7 @@ pub async fn winners(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CouponVersion {
     /// Postgres' own version of the row: the transaction that wrote it.
-    transaction: i64,
+    pub transaction: i64,
     /// The position of the coupon's last winner.
     pub last_position: i64,
 }

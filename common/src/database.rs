@@ -18,6 +18,11 @@ pub const PARTITIONS_DEFAULT: u32 = 4;
 /// How long a connection from the pool is waited for.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// How long a statement may take, unless its connection says otherwise. Whoever asked has given up earlier;
+/// but a statement that waits for a lock does not notice, and would keep its place among the server's
+/// connections.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
+
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
 /// Why a process cannot use its database. Waiting does not mend any of these.
@@ -57,17 +62,21 @@ pub async fn connect(
     role: &str,
 ) -> Result<PgPool, SetupError> {
     let options = options.application_name(role);
+    let bounded = bounded(options.clone());
     let pool_options = PgPoolOptions::new().max_connections(connections_max).acquire_timeout(ACQUIRE_TIMEOUT);
     let mut backoff = Backoff::for_server();
     loop {
-        let error = match pool_options.clone().connect_with(options.clone()).await {
-            Ok(pool) => match MIGRATIONS.run(&pool).await {
-                Ok(()) => return Ok(pool),
-                Err(sqlx::migrate::MigrateError::Execute(error)) if is_passing(&error) => error,
-                Err(error) => return Err(error.into()),
+        let error = match migrate(&options).await {
+            Ok(()) => match pool_options.clone().connect_with(bounded.clone()).await {
+                Ok(pool) => return Ok(pool),
+                Err(error) if is_passing(&error) => error,
+                Err(error) => return Err(SetupError::Refused(error)),
             },
-            Err(error) if is_passing(&error) => error,
-            Err(error) => return Err(SetupError::Refused(error)),
+            Err(SetupError::Migrate(sqlx::migrate::MigrateError::Execute(error))) if is_passing(&error) => {
+                error
+            }
+            Err(SetupError::Refused(error)) if is_passing(&error) => error,
+            Err(error) => return Err(error),
         };
         tracing::warn!(
             host = options.get_host(),
@@ -77,6 +86,21 @@ pub async fn connect(
         );
         backoff.wait().await;
     }
+}
+
+/// Over a connection of its own, on which statements may take as long as they need.
+async fn migrate(options: &PgConnectOptions) -> Result<(), SetupError> {
+    let one = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
+    let pool = one.connect_with(options.clone()).await.map_err(SetupError::Refused)?;
+    let migrated = MIGRATIONS.run(&pool).await;
+    // Bounded: a connection that hangs is not waited for.
+    let _ = tokio::time::timeout(ACQUIRE_TIMEOUT, pool.close()).await;
+    Ok(migrated?)
+}
+
+/// Ends every statement of a connection after [`STATEMENT_TIMEOUT`].
+pub fn bounded(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("statement_timeout", STATEMENT_TIMEOUT.as_millis().to_string())])
 }
 
 /// Tells the planner of a connection to probe indexes and nothing else.

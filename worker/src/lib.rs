@@ -49,6 +49,7 @@ impl Worker {
         let pool =
             common::database::connect(database.clone(), config::SETUP_CONNECTIONS_MAX, "coupon-worker")
                 .await?;
+        let database = common::database::bounded(database);
         let partitions = common::database::partitions(&pool, config.partitions).await?;
         let queue = queue::connect(&config.nats, "worker").await?;
         Ok(Self { id: Uuid::new_v4(), config, partitions, pool, database, queue })

@@ -158,3 +158,33 @@ fn workers_without_a_queue_do_not_keep_each_other_busy() {
         system.stop().await;
     });
 }
+
+#[test]
+fn a_question_that_nobody_waits_for_any_more_ends() {
+    run(async {
+        let system = Setup::new().apis(1).start().await;
+        system.client().create("some", 1).await;
+        let waiting = async || -> i64 {
+            sqlx::query_scalar(
+                "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            )
+            .fetch_one(system.pool())
+            .await
+            .unwrap()
+        };
+        let mut lock = system.pool().begin().await.unwrap();
+        sqlx::query("LOCK TABLE coupons IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await.unwrap();
+        let views = async || {
+            system.client().get("/api/coupons/some").await.assert_problem(503, "database_unavailable");
+        };
+        let asked = async { futures::join!(views(), views(), views()) };
+        let blocked = eventually("questions that wait", async || (waiting().await == 3).then_some(()));
+        futures::join!(asked, blocked);
+        // The lock is still held: they have to give up by themselves.
+        eventually("the end of the questions", async || (waiting().await == 0).then_some(())).await;
+        lock.rollback().await.unwrap();
+        assert_eq!(system.client().view("some").await["amount"], 1);
+        system.stop().await;
+    });
+}
