@@ -15,14 +15,13 @@ use common::partition::PartitionId;
 use common::{queue, stream};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::config::Limits;
 use crate::health::Health;
 use crate::inbox::{Answer, Inbox, Published, Slot, Waiter};
 use crate::problem::Unavailable;
-use crate::receipt::{Receipt, UNPROVEN};
 use crate::resolve::answer_all;
 use crate::soldout::Desk;
 
@@ -69,15 +68,15 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// Starts a task per partition; they end once the dispatcher is dropped.
+    /// Starts a task per partition; they end once the dispatcher is dropped, and all ways into them.
     pub(crate) fn start(
         limits: &Limits,
         partitions: u32,
         parts: &Parts,
         desk: Desk,
-        tasks: &TaskTracker,
         stopping: CancellationToken,
-    ) -> Self {
+    ) -> (Self, JoinSet<()>) {
+        let mut tasks = JoinSet::new();
         let in_flight = Arc::new(Semaphore::new(limits.batches_in_flight));
         let senders = (0..partitions)
             .map(|number| {
@@ -95,14 +94,15 @@ impl Dispatcher {
                 sender
             })
             .collect();
-        Self {
+        let dispatcher = Self {
             lanes: Lanes(senders),
             desk,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_claims_max)),
             health: parts.health.clone(),
             claim_timeout: limits.claim_timeout,
             stopping,
-        }
+        };
+        (dispatcher, tasks)
     }
 
     /// The ways into the lanes.
@@ -197,9 +197,9 @@ impl Lane {
             return;
         }
         let (batch_id, payload) = writer.finish();
-        let cursor = self.parts.health.cursor(self.partition);
         let inbox = &self.parts.inbox;
-        let (number, acknowledged) = inbox.register(batch_id, batch, slot);
+        let cursor = self.parts.health.cursor(self.partition);
+        let (number, acknowledged) = inbox.register(self.partition, cursor, batch_id, batch, slot);
         let mut headers = HeaderMap::new();
         headers.insert(REPLY_HEADER, inbox.reply_subject(number));
         let published = self.parts.queue.client.publish_with_reply_and_headers(
@@ -219,21 +219,11 @@ impl Lane {
             () = self.parts.health.nats_lost() => return,
         };
         match acknowledged {
-            Ok(Ok(Published::Stored(sequence))) => {
-                let generation = cursor
-                    .filter(|cursor| self.parts.health.proves(*cursor, sequence))
-                    .map_or(UNPROVEN, |cursor| cursor.generation);
-                let partition = self.partition.number();
-                inbox.set_receipt(number, Receipt { partition, generation, sequence });
+            Ok(Ok(Published::Refused(Unavailable::QueueUnavailable))) => {
+                self.parts.missing_stream.notify_one();
             }
-            Ok(Ok(Published::Refused(reason))) => {
-                if reason == Unavailable::QueueUnavailable {
-                    self.parts.missing_stream.notify_one();
-                }
-                answer_all(inbox.withdraw(number), Answer::Unavailable(reason));
-            }
-            // Answered already, or on its way to be looked up.
-            Ok(Ok(Published::Answered) | Err(_)) => {}
+            // Stored, or refused and told so; or answered already, or on its way to be looked up.
+            Ok(_) => {}
             Err(_) => tracing::warn!(partition = %self.partition, "no acknowledgement in time"),
         }
     }

@@ -13,6 +13,7 @@ use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::{Message, StatusCode, Subject, Subscriber};
 use common::message::{Claim, Outcome, REPLY_PREFIX, Reply};
+use common::partition::PartitionId;
 use common::queue::{Connection, Link};
 use futures::StreamExt;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -20,10 +21,10 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::dispatcher::GATHER_MAX;
-use crate::health::Health;
+use crate::health::{Cursor, Health};
 use crate::problem::Unavailable;
-use crate::receipt::Receipt;
-use crate::resolve::Resolver;
+use crate::receipt::{Receipt, UNPROVEN};
+use crate::resolve::{Resolver, answer_all};
 
 /// How often deadlines are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(25);
@@ -86,6 +87,9 @@ pub(crate) enum Published {
 
 /// A published batch.
 pub(crate) struct Pending {
+    partition: PartitionId,
+    /// Its partition's cursor before it was published.
+    cursor: Option<Cursor>,
     pub(crate) batch_id: Uuid,
     pub(crate) waiters: Vec<Waiter>,
     /// Known once the publish is acknowledged.
@@ -102,6 +106,13 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// What its acknowledgement, as message `sequence`, is worth.
+    fn receipt_of(&self, sequence: i64, health: &Health) -> Receipt {
+        let cursor = self.cursor.filter(|cursor| health.proves(*cursor, sequence));
+        let generation = cursor.map_or(UNPROVEN, |cursor| cursor.generation);
+        Receipt { partition: self.partition.number(), generation, sequence }
+    }
+
     /// Whether there is no use in waiting for a reply any longer.
     fn is_orphan(&mut self, now: Instant, link: Link, health: &Health) -> bool {
         if self.applied.is_none() && self.receipt.is_some_and(|receipt| health.has_passed(receipt)) {
@@ -119,7 +130,7 @@ pub(crate) struct Slot {
     /// Its partition's turn, until the reply.
     #[expect(dead_code, reason = "held to be dropped")]
     pub(crate) turn: OwnedSemaphorePermit,
-    /// Room among the batches of all partitions, for [`GATHER_MAX`] at most.
+    /// Room among the batches of all partitions, until the first sweep after [`GATHER_MAX`].
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
@@ -153,6 +164,8 @@ impl Inbox {
     /// acknowledgement.
     pub(crate) fn register(
         &self,
+        partition: PartitionId,
+        cursor: Option<Cursor>,
         batch_id: Uuid,
         waiters: Vec<Waiter>,
         slot: Option<Slot>,
@@ -162,6 +175,8 @@ impl Inbox {
         let deadline = waiters.iter().map(|waiter| waiter.deadline).min().unwrap_or_else(Instant::now);
         let link_epoch = self.queue.link.borrow().epoch;
         let pending = Pending {
+            partition,
+            cursor,
             batch_id,
             waiters,
             receipt: None,
@@ -179,13 +194,6 @@ impl Inbox {
     /// Takes a batch back: it was not published, or not stored.
     pub(crate) fn withdraw(&self, number: u64) -> Vec<Waiter> {
         self.lock().remove(&number).map(|pending| pending.waiters).unwrap_or_default()
-    }
-
-    /// Notes where a batch was stored.
-    pub(crate) fn set_receipt(&self, number: u64, receipt: Receipt) {
-        if let Some(pending) = self.lock().get_mut(&number) {
-            pending.receipt = Some(receipt);
-        }
     }
 
     pub(crate) fn ack_subject(&self, number: u64) -> Subject {
@@ -211,12 +219,12 @@ impl Inbox {
     }
 
     /// Hands out what arrives, until the subscription ends.
-    pub(crate) async fn receive(self: Arc<Self>, mut messages: Subscriber) {
+    pub(crate) async fn receive(self: Arc<Self>, mut messages: Subscriber, health: Arc<Health>) {
         while let Some(message) = messages.next().await {
             let Some((kind, number)) = self.parse(&message.subject) else { continue };
             match kind {
                 "r" => self.on_reply(number, &message),
-                "a" => self.on_ack(number, &message),
+                "a" => self.on_ack(number, &message, &health),
                 "p" => {
                     if let Some(sender) = self.ping.lock().unwrap_or_else(PoisonError::into_inner).take() {
                         let _ = sender.send(());
@@ -258,7 +266,7 @@ impl Inbox {
         }
     }
 
-    fn on_ack(&self, number: u64, message: &Message) {
+    fn on_ack(&self, number: u64, message: &Message, health: &Health) {
         let published = match published(message) {
             Ok(published) => published,
             Err(error) => {
@@ -266,9 +274,24 @@ impl Inbox {
                 return;
             }
         };
-        let acknowledged = self.lock().get_mut(&number).and_then(|pending| pending.acknowledged.take());
+        let mut entries = self.lock();
+        let Some(pending) = entries.get_mut(&number) else { return };
+        let acknowledged = pending.acknowledged.take();
+        let refused = match published {
+            Published::Stored(sequence) => {
+                pending.receipt = Some(pending.receipt_of(sequence, health));
+                None
+            }
+            Published::Refused(reason) => entries.remove(&number).map(|pending| (pending.waiters, reason)),
+            Published::Answered => None,
+        };
+        drop(entries);
+        // The lane, which may have gone on meanwhile.
         if let Some(acknowledged) = acknowledged {
             let _ = acknowledged.send(published);
+        }
+        if let Some((waiters, reason)) = refused {
+            answer_all(waiters, Answer::Unavailable(reason));
         }
     }
 

@@ -41,6 +41,9 @@ use resolve::Resolver;
 use soldout::Desk;
 use streams::Streams;
 
+/// How long the connections to Postgres may take to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// How long a start waits for Postgres, NATS and the streams before it serves all the same.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -80,10 +83,10 @@ impl Api {
             common::database::connect(database.clone(), config.limits.db_pool_max, "coupon-api").await?;
         let partitions = common::database::partitions(&pool, config.partitions).await?;
         let queue = queue::connect(&config.nats, "api").await?;
+        let database = common::database::bounded(database);
         Ok(Self { config, partitions, pool, database, queue })
     }
 
-        let database = common::database::bounded(database);
     /// Serves until `stop`, then finishes the requests in flight.
     ///
     /// # Errors
@@ -114,17 +117,16 @@ impl Api {
         // Requests first, then what answers them: `served` ends before `background` is told to.
         let background = CancellationToken::new();
         let mut tasks = JoinSet::new();
-        tasks.spawn(inbox.clone().receive(replies));
+        tasks.spawn(inbox.clone().receive(replies, health.clone()));
         tasks.spawn(inbox.clone().sweep(resolver.clone(), background.clone()));
         tasks.spawn(health.clone().watch_postgres(database.clone(), background.clone()));
         tasks.spawn(health.clone().watch_nats(inbox.clone(), background.clone()));
         tasks.spawn(streams.keep(background.clone()));
-        let lanes = TaskTracker::new();
         let parts = Parts { queue, inbox, health: health.clone(), missing_stream };
         let (desk, visitors, lessons) =
             Desk::new(config.limits.in_flight_claims_max, config.limits.sold_out_winners_max);
-        let dispatcher =
-            Dispatcher::start(&config.limits, partitions, &parts, desk.clone(), &lanes, stop.clone());
+        let (dispatcher, mut lanes) =
+            Dispatcher::start(&config.limits, partitions, &parts, desk.clone(), stop.clone());
         let ways = dispatcher.lanes();
         let queue_up = move |waiter| ways.send(waiter);
         tasks.spawn(desk.clone().serve(visitors, database, queue_up, background.clone()));
@@ -148,12 +150,12 @@ impl Api {
         let result = tokio::select! {
             () = server::serve(listener, routes, &config.limits, stop) => Ok(()),
             ended = tasks.join_next() => Err(anyhow::anyhow!("a task of the API has died: {ended:?}")),
+            ended = lanes.join_next() => Err(anyhow::anyhow!("a partition's lane has died: {ended:?}")),
         };
         background.cancel();
-        lanes.close();
         resolver.tasks.close();
         let finished = async {
-            lanes.wait().await;
+            while lanes.join_next().await.is_some() {}
             resolver.tasks.wait().await;
         };
         if tokio::time::timeout(config.limits.claim_timeout, finished).await.is_err() {
@@ -161,7 +163,7 @@ impl Api {
         }
         tasks.shutdown().await;
         // Bounded: a connection that hangs is not waited for.
-        let _ = tokio::time::timeout(START_TIMEOUT, pool.close()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, pool.close()).await;
         tracing::info!("API stopped");
         result
     }

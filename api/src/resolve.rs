@@ -28,6 +28,13 @@ pub(crate) struct Resolver {
     pub(crate) lookups: Arc<tokio::sync::Semaphore>,
 }
 
+/// A claim whose outcome is not known yet.
+struct Open {
+    waiter: Waiter,
+    /// Whether Postgres, when last asked, could not even say that it is still queued.
+    unproven: bool,
+}
+
 impl Resolver {
     /// Starts to look a batch up.
     pub(crate) fn resolve(&self, pending: Pending) {
@@ -39,34 +46,38 @@ impl Resolver {
     /// though their reply cannot come any more.
     async fn run(&self, mut pending: Pending) {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+        let mut open: Vec<Open> =
+            pending.waiters.drain(..).map(|waiter| Open { waiter, unproven: false }).collect();
         loop {
             if self.health.postgres() {
-                self.look_up(&mut pending).await;
+                self.look_up(&pending, &mut open).await;
             }
             let left = pending.deadline.saturating_duration_since(Instant::now());
-            if pending.waiters.is_empty() || left.is_zero() {
+            if open.is_empty() || left.is_zero() {
                 break;
             }
             tokio::time::sleep(backoff.delay().min(left)).await;
         }
-        let rest = match pending.receipt {
-            Some(receipt) if receipt.generation != receipt::UNPROVEN => Answer::Pending(receipt),
-            _ => Answer::Unavailable(Unavailable::OutcomeUnknown),
-        };
-        for waiter in pending.waiters {
-            waiter.answer(rest);
+        let receipt = pending.receipt.filter(|receipt| receipt.generation != receipt::UNPROVEN);
+        for Open { waiter, unproven } in open {
+            waiter.answer(match receipt {
+                Some(receipt) if !unproven => Answer::Pending(receipt),
+                _ => Answer::Unavailable(Unavailable::OutcomeUnknown),
+            });
         }
     }
 
     /// Answers the claims of which Postgres proves what became of them.
-    async fn look_up(&self, pending: &mut Pending) {
-        let Some(first) = pending.waiters.first() else { return };
-        let partition = PartitionId::of(&first.claim.coupon_name, self.partitions);
-        let pairs: Vec<_> =
-            pending.waiters.iter().map(|waiter| (&waiter.claim.coupon_name, &waiter.claim.user_id)).collect();
-        let patience = pending.deadline.saturating_duration_since(Instant::now()) + LOOKUP_TIMEOUT;
-        let Ok(Ok(_permit)) = tokio::time::timeout(patience, self.lookups.acquire()).await else { return };
-        let question = store::ask(&self.pool, LOOKUP_TIMEOUT, async |connection| {
+    async fn look_up(&self, pending: &Pending, open: &mut Vec<Open>) {
+        let Some(first) = open.first() else { return };
+        let partition = PartitionId::of(&first.waiter.claim.coupon_name, self.partitions);
+        let claims = open.iter().map(|open| &open.waiter.claim);
+        let pairs: Vec<_> = claims.map(|claim| (&claim.coupon_name, &claim.user_id)).collect();
+        let until = pending.deadline.max(Instant::now()) + LOOKUP_TIMEOUT;
+        let permit = tokio::time::timeout_at(until.into(), self.lookups.acquire()).await;
+        let Ok(Ok(_permit)) = permit else { return };
+        let limit = LOOKUP_TIMEOUT.min(until.saturating_duration_since(Instant::now()));
+        let question = store::ask(&self.pool, limit, async |connection| {
             store::claim_states(connection, partition, &pairs).await
         });
         let states = match question.await {
@@ -76,11 +87,11 @@ impl Resolver {
                 return;
             }
         };
-        let waiters = std::mem::take(&mut pending.waiters);
-        for (waiter, state) in waiters.into_iter().zip(states) {
+        for (Open { waiter, .. }, state) in std::mem::take(open).into_iter().zip(states) {
             match receipt::judge(waiter.claim.claim_id, pending.receipt, &state) {
                 Verdict::Known(outcome) => waiter.answer(Answer::Outcome(outcome)),
-                Verdict::Queued | Verdict::Unproven => pending.waiters.push(waiter),
+                Verdict::Queued => open.push(Open { waiter, unproven: false }),
+                Verdict::Unproven => open.push(Open { waiter, unproven: true }),
             }
         }
     }

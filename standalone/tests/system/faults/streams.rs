@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::harness::{
     Answer, Load, PARTITIONS, Reply, Setup, System, a_coupon_per_partition, eventually, jetstream,
-    partition_of, run,
+    partition_of, queued, run,
 };
 
 const COUPON: &str = "PROMO";
@@ -133,6 +133,30 @@ fn a_claim_that_was_deleted_with_its_stream_can_be_made_again() {
         insist(&system, "ann").await.assert_claimed("ann", COUPON);
         // The claim of that receipt has won after all.
         client.get(&location).await.assert_claimed("ann", COUPON);
+        system.stop().await;
+    });
+}
+
+#[test]
+fn a_claim_that_waits_while_its_stream_is_deleted_is_not_called_pending() {
+    run(async {
+        let system = Setup::new().apis(1).env("CLAIM_TIMEOUT_MS", 3_000).start().await;
+        let client = system.client().clone();
+        client.create(COUPON, 1).await;
+        let before = generation(&system, partition()).await;
+        let jetstream = jetstream(&system).await;
+        let waits = tokio::spawn(async move { client.claim("ann", COUPON).await });
+        eventually("a claim in the queue", async || {
+            (queued(&jetstream, partition()).await.len() == 1).then_some(())
+        })
+        .await;
+        jetstream.delete_stream(stream::name(partition())).await.unwrap();
+        eventually("a raised generation", async || {
+            system.client().claim("bob", COUPON).await;
+            (generation(&system, partition()).await > before).then_some(())
+        })
+        .await;
+        waits.await.unwrap().assert_problem(503, "outcome_unknown");
         system.stop().await;
     });
 }
