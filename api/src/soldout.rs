@@ -12,7 +12,7 @@ use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::ids::{CouponName, UserId};
 use common::message::Outcome;
@@ -33,6 +33,9 @@ const QUESTION_CLAIMS_MAX: usize = 10_000;
 /// Sold-out coupons whose winners wait to be read.
 const LESSONS_MAX: usize = 64;
 
+/// How long a coupon's winners are remembered at least.
+const KEPT_MIN: Duration = Duration::from_secs(60);
+
 /// What a coupon costs beside its winners: about that many times a winner's bytes.
 const ENTRY_WEIGHT: usize = 32;
 
@@ -45,6 +48,7 @@ pub(crate) struct Visitor {
 /// A sold-out coupon.
 struct SoldOut {
     version: CouponVersion,
+    learnt: Instant,
     /// Fingerprints of the winners. Two users may share one; then the queue tells them apart.
     winners: HashSet<u64, BuildHasherDefault<Identity>>,
 }
@@ -181,7 +185,7 @@ impl Desk {
                 }
             }
         }
-        // Whoever is still here is told by the queue, which knows that we are stopping.
+        // Whoever is still here takes the usual way.
         visitors.close();
         while let Ok(visitor) = visitors.try_recv() {
             queue(visitor.waiter);
@@ -211,7 +215,7 @@ impl Desk {
         let ask_version =
             || store::ask(pool, QUESTION_TIMEOUT, async |connection| version(connection, name).await);
         let Some(before) = ask_version().await? else { return Ok(None) };
-        if usize::try_from(before.last_position).is_ok_and(|count| count > self.winners_max) {
+        if usize::try_from(before.last_position).is_ok_and(|count| !self.has_room_for(count)) {
             return Ok(None);
         }
         let mut winners = HashSet::default();
@@ -229,7 +233,16 @@ impl Desk {
         }
         // The same version afterwards: these are all the winners there are.
         let same = ask_version().await? == Some(before);
-        Ok(same.then_some(SoldOut { version: before, winners }))
+        Ok(same.then_some(SoldOut { version: before, learnt: Instant::now(), winners }))
+    }
+
+    /// Whether a coupon of so many winners can be remembered, once those have been forgotten that may be. All
+    /// that are claimed at the same time may be too many: then some of them go through the queue, rather than
+    /// that each is read again and again in place of the others.
+    fn has_room_for(&self, winners: usize) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let kept = known.coupons.values().filter(|coupon| coupon.learnt.elapsed() < KEPT_MIN);
+        kept.map(|coupon| coupon.weight()).sum::<usize>() + winners + ENTRY_WEIGHT <= self.winners_max
     }
 
     fn remember(&self, name: CouponName, coupon: SoldOut) {
@@ -273,5 +286,41 @@ impl Known {
         if let Some(coupon) = self.coupons.remove(name) {
             self.weight -= coupon.weight();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn coupon(winners: u64, learnt: Instant) -> SoldOut {
+        let version = CouponVersion { transaction: 1, last_position: winners as i64 };
+        SoldOut { version, learnt, winners: (0..winners).collect() }
+    }
+
+    fn name(name: &str) -> CouponName {
+        CouponName::new(name).unwrap()
+    }
+
+    #[test]
+    fn what_was_learnt_just_now_is_not_forgotten_for_another() {
+        let (desk, _visitors, _lessons) = Desk::new(1, 200);
+        assert!(desk.has_room_for(168));
+        assert!(!desk.has_room_for(169), "it would be forgotten at once");
+        desk.remember(name("a"), coupon(100, Instant::now()));
+        assert!(desk.has_room_for(36));
+        assert!(!desk.has_room_for(37));
+    }
+
+    #[test]
+    fn what_was_learnt_a_while_ago_makes_room() {
+        let (desk, _visitors, _lessons) = Desk::new(1, 200);
+        let before = Instant::now() - KEPT_MIN;
+        desk.remember(name("a"), coupon(100, before));
+        assert!(desk.has_room_for(168));
+        desk.remember(name("b"), coupon(168, Instant::now()));
+        let known = desk.known.read().unwrap();
+        assert_eq!(known.coupons.keys().collect::<Vec<_>>(), [&name("b")]);
+        assert_eq!(known.weight, 200);
     }
 }
