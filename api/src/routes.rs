@@ -36,6 +36,8 @@ pub struct State {
     pub(crate) limits: Limits,
 }
 
+pub(crate) use ready::alive;
+
 type Shared = axum::extract::State<Arc<State>>;
 
 /// Asks Postgres, unless it is known to be away, within the time that a request has.
@@ -51,6 +53,9 @@ async fn ask<T>(
 
 /// Where claims go.
 const CLAIM_PATH: &str = "/api/coupons/claim";
+
+/// Where one asks whether the process lives; also answered to those for whom there is no room.
+pub(crate) const HEALTH_PATH: &str = "/health";
 
 /// All routes.
 #[derive(Clone)]
@@ -88,7 +93,7 @@ fn router(state: Arc<State>) -> Router {
         .route(CLAIM_PATH, post(claim).get(coupon::view_one_called_claim))
         .route("/api/coupons/{name}", get(coupon::view))
         .route("/api/coupons/{name}/claims/{user_id}", get(claim::view))
-        .route("/health", get(ready::alive))
+        .route(HEALTH_PATH, get(alive))
         .route("/health/ready", get(ready::ready))
         .fallback(|| async { Problem::NotFound })
         .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })

@@ -30,13 +30,17 @@ use uuid::Uuid;
 use crate::alarm::Alarm;
 use crate::config::Limits;
 use crate::problem::{Problem, Unavailable};
-use crate::routes::Routes;
+use crate::routes::{self, Routes};
 
 /// Names a request in the logs; echoed in the response, made up if the client sends none.
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// Longest request id that is taken over from a client.
 const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// Bytes of a request's head: whoever has sent so many without an end is refused, twice as many at the latest.
+/// Also about what a connection keeps of an answer that its client does not take.
+const BUFFER_BYTES_MAX: usize = 32 << 10;
 
 /// Connections beyond `CONNECTIONS_MAX` that are told so at the same time; the others are closed.
 const REFUSALS_MAX: usize = 256;
@@ -116,6 +120,7 @@ fn connection(
     let connection = http1::Builder::new()
         .timer(Alarm::default())
         .header_read_timeout(times.header)
+        .max_buf_size(BUFFER_BYTES_MAX)
         .keep_alive(keep_alive)
         // A client that has said all it has to say still gets its answer. It also means that nothing is read
         // while a request is in work: the buffer would be a new one, as the request lies in the old one.
@@ -148,6 +153,8 @@ async fn respond(
         let answer = async {
             match routes {
                 Some(routes) => routes.answer(request).await,
+                // Whoever asks whether the process lives must not take a crowd for its death.
+                None if request.uri().path() == routes::HEALTH_PATH => routes::alive().await,
                 None => Problem::from(Unavailable::Overloaded).into_response(),
             }
         };

@@ -8,7 +8,7 @@ use axum::extract::{Path, Request};
 use axum::http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use axum::http::{Response, StatusCode};
 use common::ids::CouponName;
-use futures::stream;
+use futures::{StreamExt, stream};
 use serde::Deserialize;
 
 use super::body::{self, Type, invalid};
@@ -74,16 +74,15 @@ async fn view_named(state: &Shared, name: &str) -> Result<Response<Body>, Proble
     );
     let winners = Winners { state: state.clone(), name, after: 0, up_to: coupon.last_position };
     // The first page before the first byte: a failure is still an answer of its own then.
-    let first = winners.next_page(head).await?;
-    let body = stream::try_unfold(Some(first), |page| async move {
-        let Some((bytes, rest)) = page else { return Ok::<_, Problem>(None) };
-        let next = match rest {
-            Some(winners) => Some(winners.next_page(Vec::new()).await?),
-            None => None,
-        };
-        Ok(Some((bytes, next)))
+    let (first, rest) = winners.next_page(head).await?;
+    // Each further one when the client has taken the one before: a slow one keeps no more than a page.
+    let rest = stream::try_unfold(rest, |rest| async move {
+        match rest {
+            Some(winners) => winners.next_page(Vec::new()).await.map(Some),
+            None => Ok::<_, Problem>(None),
+        }
     });
-    let mut response = Response::new(Body::from_stream(body));
+    let mut response = Response::new(Body::from_stream(stream::iter([Ok(first)]).chain(rest)));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }

@@ -1,14 +1,15 @@
 //! Whether the process lives, and whether it can take claims.
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HeaderValue};
+use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::Shared;
+use crate::problem::RETRY_AFTER_S;
 
 /// `GET /health`: the process lives.
-pub(super) async fn alive() -> Response<Body> {
+pub(crate) async fn alive() -> Response<Body> {
     respond(StatusCode::OK, &json!({ "status": "ok" }))
 }
 
@@ -20,7 +21,12 @@ pub(super) async fn ready(state: Shared) -> Response<Body> {
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
-    respond(code, &json!({ "status": status, "postgres": word(postgres), "nats": word(nats) }))
+    let body = json!({ "status": status, "postgres": word(postgres), "nats": word(nats) });
+    let mut response = respond(code, &body);
+    if code == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
+    }
+    response
 }
 
 fn respond(code: StatusCode, body: &Value) -> Response<Body> {
