@@ -71,6 +71,11 @@ pub async fn ensure(
         Err(error) if is_not_found(&error) => {}
         Err(error) => return Err(EnsureError::Stream(error.to_string())),
     }
+    let was_read: bool =
+        sqlx::query_scalar("SELECT stream_created_ns IS NOT NULL FROM partitions WHERE id = $1")
+            .bind(partition.as_i32())
+            .fetch_one(pool)
+            .await?;
     let generation: i64 = sqlx::query_scalar(
         "UPDATE partitions SET generation = generation + 1, stream_created_ns = NULL, last_seq = 0,
                 last_batch_id = NULL WHERE id = $1 RETURNING generation",
@@ -82,7 +87,12 @@ pub async fn ensure(
         .create_stream(config(partition, settings))
         .await
         .map_err(|error| EnsureError::Stream(error.to_string()))?;
-    tracing::info!(%partition, generation, "created the stream");
+    if was_read {
+        // What it held and nobody had applied is gone.
+        tracing::error!(%partition, generation, "the stream is gone: starting over with a new one");
+    } else {
+        tracing::info!(%partition, generation, "created the stream");
+    }
     Ok(stream.cached_info().clone())
 }
 
