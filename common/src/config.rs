@@ -95,14 +95,7 @@ impl Env {
     /// # Errors
     /// When it is not between 1 and [`PARTITIONS_MAX`].
     pub fn partitions(&self) -> Result<Option<u32>, ConfigError> {
-        match self.number("PARTITIONS", 0, 0..=PARTITIONS_MAX)? {
-            0 if self.get("PARTITIONS").is_some() => Err(ConfigError::new(
-                "PARTITIONS",
-                format!("must be a whole number from 1 to {PARTITIONS_MAX}"),
-            )),
-            0 => Ok(None),
-            count => Ok(Some(count)),
-        }
+        self.get("PARTITIONS").map(|_| self.number("PARTITIONS", 1, 1..=PARTITIONS_MAX)).transpose()
     }
 }
 

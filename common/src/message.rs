@@ -18,7 +18,7 @@ pub const REPLY_HEADER: &str = "Coupon-Reply-To";
 /// First token of every reply subject: a worker replies to nothing else, whatever a header says.
 pub const REPLY_PREFIX: &str = "replies.";
 
-/// One message: what one API process collected for one partition while its last publish was
+/// One message: what one API process collected for one partition while its batch before was
 /// under way. The commands are in the order in which they are to be applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {

@@ -6,13 +6,12 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::{ConfigError, Env};
 
-/// Starts logging to standard error, as `LOG_FORMAT` (`human` or `json`) and `RUST_LOG` (default
-/// `info`) say.
+/// Starts logging to standard error, as `LOG_FORMAT` (`human` or `json`) and `RUST_LOG` say.
 ///
 /// # Errors
 /// When one of the two cannot be used.
 pub fn init(env: &Env) -> Result<(), ConfigError> {
-    // sqlx and the NATS client report at `info` what we log ourselves where it is handled.
+    // By default, `info`. But sqlx and the NATS client report at `info` what we log ourselves where it is handled.
     let filter = env.get("RUST_LOG").unwrap_or("info,sqlx=warn,async_nats=error");
     let filter = EnvFilter::try_new(filter).map_err(|e| ConfigError::new("RUST_LOG", e.to_string()))?;
     let builder = tracing_subscriber::fmt()

@@ -15,7 +15,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Runs the whole coupon system on this machine: a private Postgres, a private nats-server, an API
 /// and workers.
 ///
-/// DATABASE_URL and NATS_URL name servers to use instead of private ones; PORT is the API's port
+/// DATABASE_URL (or DB_PG_HOST) and NATS_URL name servers to use instead of private ones; PORT is the API's port
 /// (default 8080). Everything in the README's table of variables holds here too.
 #[derive(Debug, Parser)]
 #[command(version)]

@@ -168,11 +168,6 @@ impl Fault {
         matches!(self, Self::DiskFullNats | Self::DiskFullPostgres)
     }
 
-    /// Whether the queue loses messages by it that nobody may have read.
-    pub fn loses_messages(self) -> bool {
-        matches!(self, Self::StreamPurged | Self::StreamDeleted | Self::QueueRestored)
-    }
-
     /// Shortest and longest duration.
     pub(super) fn duration_ms(self, lease_ms: u64) -> (u64, u64) {
         match self.card().duration {
