@@ -219,17 +219,14 @@ impl Desk {
             return Ok(None);
         }
         let mut winners = HashSet::default();
-        let mut after = i64::MIN;
-        loop {
+        let mut next = Some(i64::MIN);
+        while let Some(after) = next {
             let page = store::ask(pool, QUESTION_TIMEOUT, async |connection| {
                 store::winners(connection, name, after, before.last_position).await
             });
             let page = page.await?;
-            winners.extend(page.iter().map(|(user, _)| self.fingerprints.hash_one(user.as_str())));
-            match page.last() {
-                Some((_, position)) if page.len() as i64 == store::PAGE_CLAIMS => after = *position,
-                _ => break,
-            }
+            winners.extend(page.user_ids.iter().map(|user| self.fingerprints.hash_one(user.as_str())));
+            next = page.next();
         }
         // The same version afterwards: these are all the winners there are.
         let same = ask_version().await? == Some(before);

@@ -10,7 +10,7 @@ use sqlx::{FromRow, Result};
 use uuid::Uuid;
 
 /// Claims that one page of a coupon's winners holds.
-pub const PAGE_CLAIMS: i64 = 1_000;
+const PAGE_CLAIMS: i64 = 1_000;
 
 /// Asks Postgres within `limit`, over a connection of the pool. A connection that did not answer in
 /// time is closed: back in the pool, it would be waited for by whoever got it next.
@@ -76,7 +76,26 @@ pub async fn coupon(connection: &mut PgConnection, name: &CouponName) -> Result<
     .await
 }
 
-/// Reads the next [`PAGE_CLAIMS`] winners of a coupon, in their order: user and position.
+/// Some winners of a coupon, in their order.
+#[derive(Debug, Default, FromRow)]
+pub struct WinnersPage {
+    /// The users.
+    pub user_ids: Vec<String>,
+    /// The position of the last one.
+    last_position: i64,
+}
+
+impl WinnersPage {
+    /// The position after which the next page begins, if there may be one.
+    pub fn next(&self) -> Option<i64> {
+        let is_full = i64::try_from(self.user_ids.len()) == Ok(PAGE_CLAIMS);
+        is_full.then_some(self.last_position)
+    }
+}
+
+/// Reads the next [`PAGE_CLAIMS`] winners of a coupon, those with positions beyond `after` up to `up_to`. One
+/// row of a list is half the work of a list of rows. The list has the order of the rows below it, as Postgres
+/// does not flatten a query with a limit.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -85,17 +104,21 @@ pub async fn winners(
     name: &CouponName,
     after: i64,
     up_to: i64,
-) -> Result<Vec<(String, i64)>> {
-    sqlx::query_as(
-        "SELECT user_id, position FROM claims
-         WHERE coupon_name = $1 AND position > $2 AND position <= $3 ORDER BY position LIMIT $4",
+) -> Result<WinnersPage> {
+    let page = sqlx::query_as(
+        "SELECT array_agg(user_id) AS user_ids, max(position) AS last_position FROM (
+             SELECT user_id, position FROM claims
+             WHERE coupon_name = $1 AND position > $2 AND position <= $3 ORDER BY position LIMIT $4
+         ) AS page
+         HAVING count(*) > 0",
     )
     .bind(name.as_str())
     .bind(after)
     .bind(up_to)
     .bind(PAGE_CLAIMS)
-    .fetch_all(connection)
-    .await
+    .fetch_optional(connection)
+    .await?;
+    Ok(page.unwrap_or_default())
 }
 
 /// The version of a sold-out coupon: no claim has won, and nobody has touched its row, while it

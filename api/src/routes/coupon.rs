@@ -103,18 +103,18 @@ impl Winners {
         let (name, after, up_to) = (&self.name, self.after, self.up_to);
         let page =
             ask(&self.state, async |connection| store::winners(connection, name, after, up_to).await).await?;
-        for (user_id, position) in &page {
-            if self.after > 0 {
+        for (n, user_id) in page.user_ids.iter().enumerate() {
+            if after > 0 || n > 0 {
                 bytes.push(b',');
             }
             append_text(&mut bytes, user_id);
-            self.after = *position;
         }
-        let more = page.len() as i64 == store::PAGE_CLAIMS;
-        if !more {
+        let Some(next) = page.next() else {
             bytes.extend_from_slice(b"]}");
-        }
-        Ok((bytes.into(), more.then_some(self)))
+            return Ok((bytes.into(), None));
+        };
+        self.after = next;
+        Ok((bytes.into(), Some(self)))
     }
 }
 
