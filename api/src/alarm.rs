@@ -14,11 +14,18 @@ use std::time::{Duration, Instant};
 use hyper::rt::{Sleep, Timer};
 
 /// The timer of one connection, for one deadline at a time.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub(crate) struct Alarm(Arc<Clock>);
 
 /// Made by the first deadline that has to be waited for.
 type Clock = Mutex<Option<Pin<Box<tokio::time::Sleep>>>>;
+
+impl Alarm {
+    /// Resolves at that time.
+    pub(crate) fn at(&self, deadline: Instant) -> Deadline {
+        Deadline { clock: self.0.clone(), at: deadline.into() }
+    }
+}
 
 impl Timer for Alarm {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
@@ -26,13 +33,13 @@ impl Timer for Alarm {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        Box::pin(Deadline { clock: self.0.clone(), at: deadline.into() })
+        Box::pin(self.at(deadline))
     }
 }
 
 /// Resolves at its time. When dropped before, it leaves the timer set: at worst the connection's task
 /// is woken once for nothing.
-struct Deadline {
+pub(crate) struct Deadline {
     clock: Arc<Clock>,
     at: tokio::time::Instant,
 }

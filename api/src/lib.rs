@@ -1,18 +1,20 @@
 //! The HTTP front: takes claims, queues them, answers.
 //!
-//! A claim's way, in reading order: [`server`] takes the connection, [`routes`] the request,
-//! `dispatcher` makes messages of claims, `soldout` refuses what needs no queue, `inbox` waits for
+//! A claim's way, in reading order: [`server`] takes the connection, `connection` the request, [`routes`]
+//! what it says, `dispatcher` makes messages of claims, `soldout` refuses what needs no queue, `inbox` waits for
 //! the workers' answers, `resolve` asks Postgres when none comes, [`receipt`] says what that proves,
 //! [`problem`] is everything that is not a success. `alarm` keeps a connection's deadline, `health`
 //! watches the servers, `streams` creates what is missing, [`store`] holds the SQL.
 
 mod alarm;
 pub mod config;
+mod connection;
 mod dispatcher;
 mod health;
 mod inbox;
 pub mod problem;
 pub mod receipt;
+pub mod reply;
 mod resolve;
 pub mod routes;
 pub mod server;

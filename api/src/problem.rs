@@ -5,13 +5,11 @@
 use std::borrow::Cow;
 
 use axum::body::Body;
-use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::Serialize;
 
-/// Seconds after which a client should try again.
-pub const RETRY_AFTER_S: u32 = 1;
+use crate::reply::Reply;
 
 /// Everything that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -144,29 +142,33 @@ struct Details<'a> {
     code: &'a str,
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response<Body> {
-        let (status, code) = self.status_and_code();
+impl From<Problem> for Reply {
+    fn from(problem: Problem) -> Self {
+        let (status, code) = problem.status_and_code();
         let details = Details {
             r#type: format!("urn:problem:coupon:{code}"),
-            title: self.title(),
+            title: problem.title(),
             status: status.as_u16(),
-            detail: &self.to_string(),
+            detail: &problem.to_string(),
             code,
         };
         let body = serde_json::to_vec(&details).expect("a problem is plain JSON");
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if matches!(self, Self::BodyTooLarge | Self::BodyTimeout | Self::UnsupportedMediaType) {
+        Self {
+            content_type: "application/problem+json",
+            retry: status == StatusCode::SERVICE_UNAVAILABLE,
             // The rest of the body is not read, so that no other request can follow.
-            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            close: matches!(
+                problem,
+                Problem::BodyTooLarge | Problem::BodyTimeout | Problem::UnsupportedMediaType
+            ),
+            ..Self::json(status, body)
         }
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            headers.insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
-        }
-        response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response<Body> {
+        Reply::from(self).into_response()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The HTTP API: which request goes where.
 
-mod body;
+pub(crate) mod body;
 mod claim;
 mod coupon;
 mod ready;
@@ -11,8 +11,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::Request;
-use axum::http::{Method, Response};
-use axum::response::IntoResponse;
+use axum::http::Response;
 use axum::routing::{get, post};
 use hyper::body::Incoming;
 use sqlx::postgres::{PgConnection, PgPool};
@@ -22,6 +21,7 @@ use crate::config::Limits;
 use crate::dispatcher::Dispatcher;
 use crate::health::Health;
 use crate::problem::{Problem, Unavailable};
+use crate::reply::Reply;
 use crate::store;
 
 /// How long one question to Postgres may take.
@@ -36,6 +36,7 @@ pub struct State {
     pub(crate) limits: Limits,
 }
 
+pub(crate) use claim::IDEMPOTENCY_KEY;
 pub(crate) use ready::alive;
 
 type Shared = axum::extract::State<Arc<State>>;
@@ -52,7 +53,7 @@ async fn ask<T>(
 }
 
 /// Where claims go.
-const CLAIM_PATH: &str = "/api/coupons/claim";
+pub(crate) const CLAIM_PATH: &str = "/api/coupons/claim";
 
 /// Where one asks whether the process lives; also answered to those for whom there is no room.
 pub(crate) const HEALTH_PATH: &str = "/health";
@@ -71,12 +72,18 @@ impl Routes {
         Self { router: router(state.clone()), state }
     }
 
-    /// Answers a request.
+    /// Limits and times.
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.state.limits
+    }
+
+    /// Answers a claim: the body of a request, and its `Idempotency-Key`, if it has one.
+    pub(crate) async fn claim(&self, key: Option<&[u8]>, body: &[u8]) -> Reply {
+        claim::answer(&self.state, key, body).await.unwrap_or_else(Reply::from)
+    }
+
+    /// Answers any request.
     pub async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        // The one request that comes by ten thousands a second does without the router's boxes.
-        if request.method() == Method::POST && request.uri().path() == CLAIM_PATH {
-            return claim::claim(&self.state, request).await.into_response();
-        }
         match self.router.clone().oneshot(request.map(Body::new)).await {
             Ok(response) => response,
             Err(never) => match never {},
@@ -85,12 +92,10 @@ impl Routes {
 }
 
 fn router(state: Arc<State>) -> Router {
-    // Here for the Allow header, which names it to requests of other methods.
-    let claim = async |state: Shared, request: Request| claim::claim(&state, request).await;
     Router::new()
         .route("/api/coupons", post(coupon::create))
         // A coupon may be called "claim".
-        .route(CLAIM_PATH, post(claim).get(coupon::view_one_called_claim))
+        .route(CLAIM_PATH, post(claim::claim).get(coupon::view_one_called_claim))
         .route("/api/coupons/{name}", get(coupon::view))
         .route("/api/coupons/{name}/claims/{user_id}", get(claim::view))
         .route(HEALTH_PATH, get(alive))

@@ -3,12 +3,9 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use axum::BoxError;
-use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request};
-use axum::http::header::{CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
-use axum::http::{HeaderMap, Response, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use common::ids::{ClaimId, CouponName, IdempotencyKey, UserId};
 use common::message::{Claim, Outcome};
 use common::partition::PartitionId;
@@ -18,11 +15,13 @@ use uuid::Uuid;
 use super::body::{self, Type, invalid};
 use super::{Shared, State, ask};
 use crate::inbox::Answer;
-use crate::problem::{Problem, RETRY_AFTER_S, Unavailable};
+use crate::problem::{Problem, Unavailable};
 use crate::receipt::{ClaimReceipt, Verdict, judge};
+use crate::reply::Reply;
 use crate::store;
 
-const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Names a claim, so that the request can be repeated.
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 #[derive(Deserialize)]
 struct ClaimBody<'a> {
@@ -46,40 +45,26 @@ struct ClaimView<'a> {
 /// Room for a [`ClaimView`] beside its names, if none of their characters needs an escape.
 const VIEW_BYTES: usize = 140;
 
-/// Takes a claim and answers it.
-pub(super) async fn claim<B>(state: &State, request: Request<B>) -> Result<Response<Body>, Problem>
-where
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    let (claim, headers) = take(state, request).await?;
+/// `POST /api/coupons/claim`, for requests that come through the router.
+pub(super) async fn claim(state: Shared, request: Request) -> Result<Reply, Problem> {
+    let (parts, body) = request.into_parts();
+    let body = body::read(&parts.headers, body, &state.limits).await?;
+    answer(&state, parts.headers.get(IDEMPOTENCY_KEY).map(HeaderValue::as_bytes), &body).await
+}
+
+/// Takes a claim, the body of a request and its `Idempotency-Key`, and answers it.
+pub(super) async fn answer(state: &State, key: Option<&[u8]>, body: &[u8]) -> Result<Reply, Problem> {
+    let claim = Arc::new(parse(body, key.map(idempotency_key).transpose()?)?);
     match state.dispatcher.claim(&claim).await {
-        Answer::Outcome(outcome) => decided(&claim, outcome, headers),
-        Answer::Pending(receipt) => Ok(pending(&claim, &ClaimReceipt::new(claim.claim_id, receipt), headers)),
+        Answer::Outcome(outcome) => decided(&claim, outcome),
+        Answer::Pending(receipt) => Ok(pending(&claim, &ClaimReceipt::new(claim.claim_id, receipt))),
         Answer::Unavailable(reason) => Err(reason.into()),
     }
 }
 
-/// Reads a claim, and lets go of its request before it waits: the request's memory is the connection's
-/// buffer, which is used again. Only the map of its headers is kept, emptied, for those of the answer.
-async fn take<B>(state: &State, request: Request<B>) -> Result<(Arc<Claim>, HeaderMap), Problem>
-where
-    B: HttpBody<Data = Bytes>,
-    B::Error: Into<BoxError>,
-{
-    let (parts, body) = request.into_parts();
-    let mut headers = parts.headers;
-    let key = idempotency_key(&headers)?;
-    let claim = parse(&body::read(&headers, body, &state.limits).await?, key)?;
-    headers.clear();
-    Ok((Arc::new(claim), headers))
-}
-
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<IdempotencyKey<'_>>, Problem> {
-    let Some(header) = headers.get(IDEMPOTENCY_KEY) else { return Ok(None) };
-    let text =
-        std::str::from_utf8(header.as_bytes()).map_err(|_| invalid("Idempotency-Key", "must be UTF-8"))?;
-    IdempotencyKey::new(text).map(Some).map_err(|rule| invalid("Idempotency-Key", rule))
+fn idempotency_key(header: &[u8]) -> Result<IdempotencyKey<'_>, Problem> {
+    let text = std::str::from_utf8(header).map_err(|_| invalid("Idempotency-Key", "must be UTF-8"))?;
+    IdempotencyKey::new(text).map_err(|rule| invalid("Idempotency-Key", rule))
 }
 
 fn parse(body: &[u8], key: Option<IdempotencyKey<'_>>) -> Result<Claim, Problem> {
@@ -94,45 +79,31 @@ fn parse(body: &[u8], key: Option<IdempotencyKey<'_>>) -> Result<Claim, Problem>
     Ok(Claim { claim_id, user_id, coupon_name })
 }
 
-fn decided(claim: &Claim, outcome: Outcome, headers: HeaderMap) -> Result<Response<Body>, Problem> {
+fn decided(claim: &Claim, outcome: Outcome) -> Result<Reply, Problem> {
     match outcome {
-        Outcome::Claimed { position } => {
-            Ok(view_of(claim, "claimed", Some(position), StatusCode::OK, headers))
-        }
+        Outcome::Claimed { position } => Ok(claimed(claim, position)),
         Outcome::AlreadyClaimed => Err(Problem::AlreadyClaimed),
         Outcome::SoldOut => Err(Problem::SoldOut),
         Outcome::CouponNotFound => Err(Problem::CouponNotFound),
     }
 }
 
-fn pending(claim: &Claim, receipt: &ClaimReceipt, headers: HeaderMap) -> Response<Body> {
-    let mut response = view_of(claim, "pending", None, StatusCode::ACCEPTED, headers);
-    let location = receipt.location(&claim.coupon_name, &claim.user_id);
-    if let Ok(location) = HeaderValue::from_str(&location) {
-        response.headers_mut().insert(LOCATION, location);
-    }
-    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
-    response
+fn claimed(claim: &Claim, position: i64) -> Reply {
+    Reply::json(StatusCode::OK, view_of(claim, "claimed", Some(position)))
 }
 
-/// A claim as an answer, with `headers` and its own.
-fn view_of(
-    claim: &Claim,
-    status: &str,
-    position: Option<i64>,
-    code: StatusCode,
-    headers: HeaderMap,
-) -> Response<Body> {
+fn pending(claim: &Claim, receipt: &ClaimReceipt) -> Reply {
+    let location = receipt.location(&claim.coupon_name, &claim.user_id);
+    let body = view_of(claim, "pending", None);
+    Reply { location: Some(location), retry: true, ..Reply::json(StatusCode::ACCEPTED, body) }
+}
+
+fn view_of(claim: &Claim, status: &str, position: Option<i64>) -> Vec<u8> {
     let (coupon_name, user_id) = (claim.coupon_name.as_str(), claim.user_id.as_str());
     let view = ClaimView { status, claim_id: claim.claim_id.as_uuid(), coupon_name, user_id, position };
     let mut body = Vec::with_capacity(VIEW_BYTES + coupon_name.len() + user_id.len());
     serde_json::to_writer(&mut body, &view).expect("a claim is plain JSON");
-    // Boxed, it need not be wrapped once more to be shared.
-    let mut response = Response::new(Body::from(Bytes::from(body.into_boxed_slice())));
-    *response.status_mut() = code;
-    *response.headers_mut() = headers;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    body
 }
 
 /// `GET /api/coupons/{name}/claims/{user_id}`: a user's claim or, with the query of a 202's
@@ -141,7 +112,7 @@ pub(super) async fn view(
     state: Shared,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
-) -> Result<Response<Body>, Problem> {
+) -> Result<Reply, Problem> {
     let Path((name, user_id)) = path.map_err(|_| Problem::InvalidRequest("the path is not UTF-8".into()))?;
     let coupon_name = CouponName::new(&name).map_err(|rule| invalid("name", rule))?;
     let user_id = UserId::new(&user_id).map_err(|rule| invalid("user_id", rule))?;
@@ -158,7 +129,7 @@ pub(super) async fn view(
         return match (found.claim, found.remaining_amount) {
             (Some((claim_id, position)), _) => {
                 let claim = Claim { claim_id: claim_id.into(), user_id, coupon_name };
-                Ok(view_of(&claim, "claimed", Some(position), StatusCode::OK, HeaderMap::new()))
+                Ok(claimed(&claim, position))
             }
             (None, None) => Err(Problem::CouponNotFound),
             (None, Some(_)) => Err(Problem::ClaimNotFound),
@@ -166,8 +137,8 @@ pub(super) async fn view(
     };
     let claim = Claim { claim_id: receipt.claim_id.into(), user_id, coupon_name };
     match judge(claim.claim_id, Some(receipt.receipt()), &found) {
-        Verdict::Known(outcome) => decided(&claim, outcome, HeaderMap::new()),
-        Verdict::Queued => Ok(pending(&claim, &receipt, HeaderMap::new())),
+        Verdict::Known(outcome) => decided(&claim, outcome),
+        Verdict::Queued => Ok(pending(&claim, &receipt)),
         Verdict::Unproven => Err(Unavailable::OutcomeUnknown.into()),
     }
 }

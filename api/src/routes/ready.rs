@@ -1,20 +1,20 @@
 //! Whether the process lives, and whether it can take claims.
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use axum::http::{Response, StatusCode};
-use serde_json::{Value, json};
+use axum::response::IntoResponse;
+use serde_json::json;
 
 use super::Shared;
-use crate::problem::RETRY_AFTER_S;
+use crate::reply::Reply;
 
 /// `GET /health`: the process lives.
 pub(crate) async fn alive() -> Response<Body> {
-    respond(StatusCode::OK, &json!({ "status": "ok" }))
+    Reply::json(StatusCode::OK, json!({ "status": "ok" }).to_string().into()).into_response()
 }
 
 /// `GET /health/ready`: whether Postgres and NATS answer.
-pub(super) async fn ready(state: Shared) -> Response<Body> {
+pub(super) async fn ready(state: Shared) -> Reply {
     let word = |answers| if answers { "ok" } else { "unavailable" };
     let (postgres, nats) = (state.health.postgres(), state.health.nats());
     let (code, status) = match postgres && nats {
@@ -22,16 +22,6 @@ pub(super) async fn ready(state: Shared) -> Response<Body> {
         false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
     };
     let body = json!({ "status": status, "postgres": word(postgres), "nats": word(nats) });
-    let mut response = respond(code, &body);
-    if code == StatusCode::SERVICE_UNAVAILABLE {
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_S));
-    }
-    response
-}
-
-fn respond(code: StatusCode, body: &Value) -> Response<Body> {
-    let mut response = Response::new(Body::from(body.to_string()));
-    *response.status_mut() = code;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
+    let retry = code == StatusCode::SERVICE_UNAVAILABLE;
+    Reply { retry, ..Reply::json(code, body.to_string().into()) }
 }

@@ -29,9 +29,9 @@ use uuid::Uuid;
 pub(crate) use database::{Database, own_postgres};
 pub(crate) use http::{Client, Reply, encoded, send};
 pub(crate) use load::{Answer, Load};
-pub(crate) use order::{assert_first_come_first_served, jetstream, queued};
+pub(crate) use order::{assert_first_come_first_served, jetstream, queue_holds, queued};
 pub(crate) use process::worker_process;
-pub(crate) use raw::Raw;
+pub(crate) use raw::{Raw, RawReply};
 
 /// No wait for a condition is longer.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);

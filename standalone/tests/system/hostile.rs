@@ -5,9 +5,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use serde_json::json;
 
-use crate::harness::{
-    Client, PARTITIONS, Raw, Setup, System, eventually, jetstream, partition_of, queued, run,
-};
+use crate::harness::{Client, Raw, Setup, System, eventually, queue_holds, run};
 
 /// What is refused at once is refused within this time, on a busy machine too.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -23,15 +21,6 @@ fn post(path: &str, headers: &str, body: &str) -> String {
 fn claim_request(user: &str, coupon: &str) -> String {
     let body = json!({ "user_id": user, "coupon_name": coupon }).to_string();
     post("/api/coupons/claim", &format!("content-length: {}\r\n", body.len()), &body)
-}
-
-/// Waits until the coupon's stream holds exactly that many claims.
-async fn queue_holds(system: &System, coupon: &str, count: usize) {
-    let jetstream = jetstream(system).await;
-    eventually(&format!("{count} claims in the queue"), async || {
-        (queued(&jetstream, partition_of(coupon, PARTITIONS)).await.len() == count).then_some(())
-    })
-    .await;
 }
 
 #[test]

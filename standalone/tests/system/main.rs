@@ -7,6 +7,7 @@ mod harness;
 
 mod by_hand;
 mod cluster;
+mod connections;
 mod contract;
 mod faults;
 mod hostile;

@@ -8,7 +8,7 @@ use common::partition::PartitionId;
 use common::stream;
 use uuid::Uuid;
 
-use super::{PARTITIONS, System, partition_of};
+use super::{PARTITIONS, System, eventually, partition_of};
 
 /// The streams as the operator sees them.
 pub(crate) async fn jetstream(system: &System) -> jetstream::Context {
@@ -29,6 +29,15 @@ pub(crate) async fn queued(jetstream: &jetstream::Context, partition: PartitionI
         claims.extend(batch.commands.into_iter().map(|Command::Claim(claim)| claim));
     }
     claims
+}
+
+/// Waits until the coupon's stream holds exactly that many claims.
+pub(crate) async fn queue_holds(system: &System, coupon: &str, count: usize) {
+    let jetstream = jetstream(system).await;
+    eventually(&format!("{count} claims in the queue"), async || {
+        (queued(&jetstream, partition_of(coupon, PARTITIONS)).await.len() == count).then_some(())
+    })
+    .await;
 }
 
 /// Asserts that the winners of every coupon are exactly the first users in the queue, in their order.
