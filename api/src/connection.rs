@@ -43,7 +43,7 @@ type Stream = TimeoutStream<TcpStream>;
 /// How long a connection may keep us waiting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
-    /// For a request's head, idling included.
+    /// For a request's head, idling included. One that turns out to be hyper's gets it once more.
     pub(crate) header: Duration,
     /// For the body of a claim.
     pub(crate) body: Duration,
@@ -166,7 +166,8 @@ impl Connection {
     async fn fill(&mut self, deadline: Instant) -> Filled {
         let Self { stream, received, stopped, alarm, .. } = self;
         let mut late = pin!(alarm.at(deadline));
-        let is_idle = received.bytes().is_empty();
+        // Some clients send an empty line after a body.
+        let is_idle = received.bytes().iter().all(|byte| matches!(byte, b'\r' | b'\n'));
         let filled = poll_fn(|context| {
             let mut room = ReadBuf::new(received.room());
             match stream.as_mut().poll_read(context, &mut room) {

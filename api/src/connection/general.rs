@@ -28,40 +28,42 @@ use crate::routes::{self, Routes};
 const BUFFER_BYTES_MAX: usize = 32 << 10;
 
 /// Bytes that are read at once of a request whose length is known.
-const CHUNK_BYTES: usize = 2 << 10;
+const CHUNK_BYTES: usize = 8 << 10;
 
 impl Connection {
     /// Lets hyper read and answer the next request, which is `bytes` long, or without `bytes` all that come.
     /// Says whether another request may follow.
     pub(super) async fn pass_on(&mut self, bytes: Option<usize>) -> bool {
         let Self { stream, received, routes, alarm, stopped, times, .. } = self;
-        let closing = AtomicBool::new(routes.is_none());
+        let mut is_last = routes.is_none() || stopped.is_stopped();
+        let closing = AtomicBool::new(is_last);
         let piece = Piece { stream: stream.as_mut(), received, left: bytes };
-        let service = service_fn(|request| {
-            // Boxed: only a connection that can be moved ends without shutting down what it reads from.
-            Box::pin(async {
-                let response = respond(routes.as_ref(), request).await;
-                if response.headers().get(CONNECTION).is_some_and(|value| value == "close") {
-                    closing.store(true, Ordering::Relaxed);
-                }
-                Ok::<_, Infallible>(response)
-            })
+        let service = service_fn(|request| async {
+            let response = respond(routes.as_ref(), request).await;
+            if response.headers().get(CONNECTION).is_some_and(|value| value == "close") {
+                closing.store(true, Ordering::Relaxed);
+            }
+            Ok::<_, Infallible>(response)
         });
         let mut connection = http1::Builder::new()
             .timer(alarm.clone())
             .header_read_timeout(times.header)
             .max_buf_size(BUFFER_BYTES_MAX)
-            .keep_alive(routes.is_some())
+            .keep_alive(!is_last)
             // A client that has said all it has to say still gets its answer; and where a request's bytes end,
             // nothing more is to be read.
             .half_close(true)
             .serve_connection(TokioIo::new(piece), service);
         let served = std::future::poll_fn(|context| {
-            if stopped.poll(context) {
-                closing.store(true, Ordering::Relaxed);
-                Pin::new(&mut connection).graceful_shutdown();
+            let polled = Pin::new(&mut connection).poll(context);
+            // Told before it has read anything, it would not answer what has come; told twice, not send all.
+            if polled.is_ready() || is_last || !stopped.poll(context) {
+                return polled;
             }
-            connection.poll_without_shutdown(context)
+            is_last = true;
+            closing.store(true, Ordering::Relaxed);
+            Pin::new(&mut connection).graceful_shutdown();
+            Pin::new(&mut connection).poll(context)
         });
         if let Err(error) = served.await {
             tracing::debug!(%error, "connection");
@@ -148,7 +150,8 @@ impl AsyncWrite for Piece<'_> {
         self.stream.as_mut().poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.stream.as_mut().poll_shutdown(context)
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Hyper has sent everything; the connection may have more to do.
+        Poll::Ready(Ok(()))
     }
 }
