@@ -254,14 +254,13 @@ async fn guarded<A>(
 struct Stopped {
     token: CancellationToken,
     waiting: Pin<Box<WaitForCancellationFutureOwned>>,
-    is_heard: bool,
 }
 
 impl Stopped {
     fn new(stop: &CancellationToken) -> Self {
         // A token of its own: all connections' tasks would share the lock of one.
         let token = stop.child_token();
-        Self { waiting: Box::pin(token.clone().cancelled_owned()), token, is_heard: false }
+        Self { waiting: Box::pin(token.clone().cancelled_owned()), token }
     }
 
     fn is_stopped(&self) -> bool {
@@ -270,8 +269,7 @@ impl Stopped {
 
     /// Whether it is, and wakes the task once it is.
     fn poll(&mut self, context: &mut Context<'_>) -> bool {
-        self.is_heard = self.is_heard || self.waiting.as_mut().poll(context).is_ready();
-        self.is_heard
+        self.is_stopped() || self.waiting.as_mut().poll(context).is_ready()
     }
 }
 

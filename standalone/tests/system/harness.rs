@@ -31,7 +31,7 @@ pub(crate) use http::{Client, Reply, encoded, send};
 pub(crate) use load::{Answer, Load};
 pub(crate) use order::{assert_first_come_first_served, jetstream, queue_holds, queued};
 pub(crate) use process::worker_process;
-pub(crate) use raw::{Raw, RawReply};
+pub(crate) use raw::{Raw, RawReply, json_request};
 
 /// No wait for a condition is longer.
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use serde_json::json;
 
-use crate::harness::{Client, Raw, Setup, System, eventually, queue_holds, run};
+use crate::harness::{Client, Raw, Setup, System, eventually, json_request, queue_holds, run};
 
 /// What is refused at once is refused within this time, on a busy machine too.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ fn post(path: &str, headers: &str, body: &str) -> String {
 
 fn claim_request(user: &str, coupon: &str) -> String {
     let body = json!({ "user_id": user, "coupon_name": coupon }).to_string();
-    post("/api/coupons/claim", &format!("content-length: {}\r\n", body.len()), &body)
+    json_request("POST", "/api/coupons/claim", &body)
 }
 
 #[test]

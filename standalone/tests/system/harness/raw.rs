@@ -19,6 +19,14 @@ pub(crate) struct RawReply {
     pub(crate) body: String,
 }
 
+/// A request with a body of JSON, as most clients send it.
+pub(crate) fn json_request(method: &str, path: &str, body: &str) -> String {
+    let length = body.len();
+    format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    )
+}
+
 impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         Self(BufReader::new(TcpStream::connect(address).await.unwrap()))
