@@ -313,6 +313,19 @@ async fn any_program_can_be_run_frozen_and_ended_with_its_descendants() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
+async fn a_program_has_a_session_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    Program::new("/bin/cat", &log).arg("/proc/self/stat").run(LIMIT).await.unwrap();
+    let stat = fs::read_to_string(log).unwrap();
+    let fields: Vec<&str> = stat.split(' ').collect();
+    let [pid, _name, _state, parent, group, session, ..] = fields[..] else { panic!("{stat}") };
+    assert_eq!(parent, std::process::id().to_string());
+    assert_eq!((group, session), (pid, pid));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
 async fn timers_of_one_program_may_be_late_without_those_of_the_next() {
     let folder = tempfile::tempdir().unwrap();
     let slack_of = async |name: &str, slack: Option<Duration>| {

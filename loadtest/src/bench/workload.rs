@@ -1,9 +1,8 @@
 //! What is asked of every system.
 
-use std::thread::available_parallelism;
 use std::time::Duration;
 
-use crate::drive::{Mix, Pace};
+use crate::drive::{Mix, Pace, threads_default};
 use crate::http::Target;
 use crate::sale::Sale;
 
@@ -115,7 +114,6 @@ impl Workload {
 
     /// The sale to run against servers of `system`.
     pub(super) fn sale(&self, targets: Vec<Target>, system: System, seconds: f64) -> Sale {
-        let cores = available_parallelism().map_or(1, usize::from);
         let factor = match self.length {
             Length::Usual => 1.0,
             Length::Long => 3.0,
@@ -137,7 +135,7 @@ impl Workload {
             pace: if self.open { Pace::Open { rate: OPEN_RATE } } else { Pace::Closed },
             length: Some(Duration::from_secs_f64(seconds * factor)),
             connections: self.connections,
-            threads: cores.min(self.connections),
+            threads: threads_default(self.connections),
             timeout: Duration::from_secs(30),
             drain: DRAIN,
             // The peers know no idempotency keys, so nobody gets any.

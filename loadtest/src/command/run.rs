@@ -3,22 +3,18 @@
 use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
 
-use crate::drive::{Mix, Pace, Plan};
+use crate::drive::{Mix, Pace, Plan, threads_default};
 use crate::http::Target;
 use crate::report::{self, Progress};
 use crate::sale::Sale;
 
 /// New users when neither a number of them nor a time is given.
 const USERS_DEFAULT: u32 = 100_000;
-
-/// More event loops than this have not made the generator faster.
-const THREADS_MAX: usize = 4;
 
 /// A flash sale against any server of this API.
 #[derive(Debug, Args)]
@@ -64,7 +60,7 @@ pub struct RunArgs {
     /// How long to wait for an answer.
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
-    /// Event loops [default: the number of cores, at most 4].
+    /// Event loops [default: half of the number of cores, or one for every 128 connections up to that number].
     #[arg(long)]
     threads: Option<usize>,
     /// Another seed makes other users repeat and want other coupons.
@@ -115,7 +111,6 @@ impl RunArgs {
         ensure!(self.coupons > 0 && self.stock > 0, "--coupons and --stock are at least 1");
         ensure!(self.connections > 0, "--connections is at least 1");
         let users = self.users.or(if self.duration.is_none() { Some(USERS_DEFAULT) } else { None });
-        let cores = available_parallelism().map_or(1, usize::from);
         Ok(Sale {
             targets: self.url,
             coupon: self.coupon,
@@ -131,7 +126,7 @@ impl RunArgs {
             pace: self.rate.map_or(Pace::Closed, |rate| Pace::Open { rate }),
             length: self.duration,
             connections: self.connections,
-            threads: self.threads.unwrap_or(cores.min(THREADS_MAX)),
+            threads: self.threads.unwrap_or_else(|| threads_default(self.connections)),
             timeout: self.timeout,
             drain: self.timeout,
             retries: self.retry,

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::thread;
+use std::thread::{self, available_parallelism};
 use std::time::{Duration, Instant};
 
 pub use answer::{Meaning, Reader};
@@ -31,6 +31,17 @@ use reactor::Reactor;
 
 /// Length of the stretches of time that are counted by themselves, for progress and plots.
 pub const STRETCH: Duration = Duration::from_millis(200);
+
+/// Connections for each event loop of [`threads_default`], if that makes more of them than half of the cores.
+pub const CONNECTIONS_PER_THREAD: usize = 128;
+
+/// How many event loops `connections` are shared among unless told otherwise: half as many as there are cores,
+/// as the servers may be on the same machine, or more for many connections. A loop that has few of them
+/// sleeps and wakes up for each answer, which takes processor time from the servers.
+pub fn threads_default(connections: usize) -> usize {
+    let cores = available_parallelism().map_or(1, usize::from);
+    cores.div_ceil(2).max(connections.div_ceil(CONNECTIONS_PER_THREAD)).min(cores)
+}
 
 /// How the load is driven.
 #[derive(Debug, Clone)]
@@ -141,4 +152,17 @@ pub fn drive(
         outcome.unsent = expected.map_or(0, |expected| expected.saturating_sub(outcome.sent));
         Ok(outcome)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_connections_get_all_cores_and_few_get_half_of_them() {
+        let cores = available_parallelism().map_or(1, usize::from);
+        assert_eq!(threads_default(cores * CONNECTIONS_PER_THREAD), cores);
+        assert_eq!(threads_default(usize::MAX), cores);
+        assert_eq!(threads_default(1), cores.div_ceil(2));
+    }
 }

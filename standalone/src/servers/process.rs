@@ -31,8 +31,9 @@ const ENV_KEPT: [&str; 4] = ["PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
 
 /// A program to run: path, arguments, environment, log file.
 ///
-/// Its process gets a group of its own, so that Ctrl-C at the terminal reaches only us, who then stop it
-/// in order. Its input is empty; output and errors are appended to the log.
+/// Its process gets a session of its own, as a service or a container has: so Ctrl-C at the terminal reaches
+/// only us, who then stop it in order, and Linux shares the processors out among programs instead of among
+/// all their threads (its "autogroup"). Its input is empty; output and errors are appended to the log.
 #[derive(Debug, Clone)]
 pub struct Program {
     path: PathBuf,
@@ -139,7 +140,7 @@ impl Program {
             command.envs(ENV_KEPT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
         }
         command.args(&self.arguments).envs(self.environment.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).stdout(output).stderr(errors).process_group(0);
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
         if let Some(folder) = &self.folder {
             command.current_dir(folder);
         }

@@ -6,6 +6,7 @@
 //! global of this crate.
 
 use std::io;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
@@ -20,8 +21,8 @@ struct Job {
 
 static SPAWNER: OnceLock<Sender<Job>> = OnceLock::new();
 
-/// Starts a command from the spawner thread. On Linux the child is killed when this process ends,
-/// however it ends, and its timers may fire late by `timer_slack`.
+/// Starts a command from the spawner thread, in a session of its own. On Linux the child is killed when this
+/// process ends, however it ends, and its timers may fire late by `timer_slack`.
 pub(super) async fn spawn(mut command: Command, timer_slack: Option<Duration>) -> io::Result<Child> {
     before_exec(&mut command, timer_slack);
     let (reply, answer) = oneshot::channel();
@@ -52,37 +53,42 @@ fn gone() -> io::Error {
     io::Error::other("the thread that starts programs is gone")
 }
 
-#[cfg(target_os = "linux")]
 #[expect(
     unsafe_code,
-    reason = "code between fork and exec; this one makes three system calls and allocates nothing"
+    reason = "code between fork and exec; this one makes a few system calls and allocates nothing"
 )]
 fn before_exec(command: &mut Command, timer_slack: Option<Duration>) {
+    let parent = std::process::id();
+    let arm = move || {
+        nix::unistd::setsid()?;
+        settings(parent, timer_slack)
+    };
+    // SAFETY: only async-signal-safe calls (setsid, prctl, getppid) and no allocation, as required after a fork.
+    unsafe { command.pre_exec(arm) };
+}
+
+/// Runs after std has changed user and group, which would otherwise clear the first setting.
+#[cfg(target_os = "linux")]
+fn settings(parent: u32, timer_slack: Option<Duration>) -> io::Result<()> {
     use std::ffi::c_ulong;
-    use std::os::unix::process::CommandExt as _;
 
     use nix::sys::prctl::{set_pdeathsig, set_timerslack};
 
-    let parent = i32::try_from(std::process::id()).unwrap_or(0);
-    let slack_ns = timer_slack.map(|slack| c_ulong::try_from(slack.as_nanos()).unwrap_or(c_ulong::MAX));
-    // The closure runs after std has changed user and group, which would otherwise clear the first setting.
-    let arm = move || {
-        set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-        if nix::unistd::getppid().as_raw() != parent {
-            // The parent died before the setting took hold; nobody would signal us any more.
-            return Err(io::Error::from_raw_os_error(nix::errno::Errno::ESRCH as i32));
-        }
-        if let Some(slack_ns) = slack_ns {
-            // A matter of speed only: where it cannot be set, the program runs without.
-            let _ = set_timerslack(slack_ns);
-        }
-        Ok(())
-    };
-    // SAFETY: only async-signal-safe calls (prctl, getppid) and no allocation, as required after a fork.
-    unsafe { command.pre_exec(arm) };
+    set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    if nix::unistd::getppid().as_raw().cast_unsigned() != parent {
+        // The parent died before the setting took hold; nobody would signal us any more.
+        return Err(io::Error::from_raw_os_error(nix::errno::Errno::ESRCH as i32));
+    }
+    if let Some(slack) = timer_slack {
+        // A matter of speed only: where it cannot be set, the program runs without.
+        let _ = set_timerslack(c_ulong::try_from(slack.as_nanos()).unwrap_or(c_ulong::MAX));
+    }
+    Ok(())
 }
 
 /// Other systems have no such settings; there children are stopped by their handles, and what a crash
 /// leaves behind is stopped by the next start.
 #[cfg(not(target_os = "linux"))]
-fn before_exec(_command: &mut Command, _timer_slack: Option<Duration>) {}
+fn settings(_parent: u32, _timer_slack: Option<Duration>) -> io::Result<()> {
+    Ok(())
+}
