@@ -60,7 +60,7 @@ pub struct RunArgs {
     /// How long to wait for an answer.
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
-    /// Event loops [default: half of the number of cores, or one for every 128 connections up to that number].
+    /// Event loops [default: half the number of cores; if that is more, one for every 128 connections, up to the number of cores].
     #[arg(long)]
     threads: Option<usize>,
     /// Another seed makes other users repeat and want other coupons.

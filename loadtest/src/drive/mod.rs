@@ -32,12 +32,12 @@ use reactor::Reactor;
 /// Length of the stretches of time that are counted by themselves, for progress and plots.
 pub const STRETCH: Duration = Duration::from_millis(200);
 
-/// Connections for each event loop of [`threads_default`], if that makes more of them than half of the cores.
+/// Connections for which [`threads_default`] gives one event loop, where that makes more than half of the cores.
 pub const CONNECTIONS_PER_THREAD: usize = 128;
 
 /// How many event loops `connections` are shared among unless told otherwise: half as many as there are cores,
-/// as the servers may be on the same machine, or more for many connections. A loop that has few of them
-/// sleeps and wakes up for each answer, which takes processor time from the servers.
+/// as the servers may be on the same machine; for many connections more, up to the number of cores. Loops
+/// that have little to do sleep and wake up more often, which takes processor time from the servers.
 pub fn threads_default(connections: usize) -> usize {
     let cores = available_parallelism().map_or(1, usize::from);
     cores.div_ceil(2).max(connections.div_ceil(CONNECTIONS_PER_THREAD)).min(cores)

@@ -67,7 +67,8 @@ fn before_exec(command: &mut Command, timer_slack: Option<Duration>) {
     unsafe { command.pre_exec(arm) };
 }
 
-/// Runs after std has changed user and group, which would otherwise clear the first setting.
+/// What only Linux can set. Runs after std has changed user and group, which would otherwise clear the first
+/// of it.
 #[cfg(target_os = "linux")]
 fn settings(parent: u32, timer_slack: Option<Duration>) -> io::Result<()> {
     use std::ffi::c_ulong;
