@@ -340,6 +340,41 @@ async fn timers_of_one_program_may_be_late_without_those_of_the_next() {
     assert_eq!(slack_of("after", None).await, usual);
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_time_slice_is_one_programs_alone() {
+    let slice_seen = |sched: &str| {
+        let line = sched.lines().find(|line| line.starts_with("se.slice"))?;
+        line.rsplit(' ').next()?.parse::<u64>().ok()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let slice_of = async |name: &str, slice: Option<Duration>| {
+        let log = folder.path().join(name);
+        let program = Program::new("/bin/cat", &log).arg("/proc/self/sched");
+        let program = slice.map_or(program.clone(), |slice| program.time_slice(slice));
+        program.run(LIMIT).await.unwrap();
+        slice_seen(&fs::read_to_string(log).unwrap())
+    };
+    if !fs::read_to_string("/proc/self/sched").is_ok_and(|sched| slice_seen(&sched).is_some()) {
+        let cat = Program::new("/bin/cat", folder.path().join("log")).arg("/dev/null");
+        cat.time_slice(Duration::from_micros(777)).run(LIMIT).await.unwrap();
+        eprintln!("this Linux does not show time slices: only that one does no harm was tested");
+        return;
+    }
+    let usual = slice_of("before", None).await;
+    let short = slice_of("short", Some(Duration::from_micros(777))).await;
+    assert!(short == Some(777_000) || short == usual && !slices_can_be_set(), "{short:?}");
+    assert_eq!(slice_of("after", None).await, usual);
+}
+
+/// Linux has it from 6.12 on.
+#[cfg(target_os = "linux")]
+fn slices_can_be_set() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let numbers: Vec<u32> = release.split(['.', '-']).take(2).map(|number| number.parse().unwrap()).collect();
+    numbers >= vec![6, 12]
+}
+
 /// Set for the copy of this test program that plays the parent in the next test.
 const PARENT_VARIABLE: &str = "STANDALONE_TEST_PARENT";
 

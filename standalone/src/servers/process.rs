@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use super::account::Account;
 use super::log::Log;
-use super::{Error, io_error, spawner, tree};
+use super::spawner::{self, Scheduling};
+use super::{Error, io_error, tree};
 
 /// How often the end of a child is looked for while someone waits for it.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -43,7 +44,7 @@ pub struct Program {
     folder: Option<PathBuf>,
     log: PathBuf,
     account: Option<Account>,
-    timer_slack: Option<Duration>,
+    scheduling: Scheduling,
 }
 
 impl Program {
@@ -57,7 +58,7 @@ impl Program {
             folder: None,
             log: log.into(),
             account: None,
-            timer_slack: None,
+            scheduling: Scheduling::default(),
         }
     }
 
@@ -117,7 +118,16 @@ impl Program {
     /// inherited.
     #[must_use]
     pub fn timer_slack(mut self, slack: Duration) -> Self {
-        self.timer_slack = Some(slack);
+        self.scheduling.timer_slack = Some(slack);
+        self
+    }
+
+    /// Gives it a time slice of that length, 0.1 to 100 ms, on Linux from 6.12 on. When it wakes up, it displaces
+    /// programs that have longer ones (1.4 ms with two cores unless set otherwise), and has its turns more often,
+    /// but no greater share of the processors. Otherwise ours is inherited.
+    #[must_use]
+    pub fn time_slice(mut self, slice: Duration) -> Self {
+        self.scheduling.time_slice = Some(slice);
         self
     }
 
@@ -148,7 +158,7 @@ impl Program {
             command.uid(account.uid()).gid(account.gid());
         }
         let doing = format!("run {}", self.path.display());
-        let handle = spawner::spawn(command, self.timer_slack).await.map_err(io_error(doing))?;
+        let handle = spawner::spawn(command, self.scheduling).await.map_err(io_error(doing))?;
         let pid = handle.id();
         tracing::debug!(program = self.name(), pid, log = %self.log.display(), "started");
         Ok(Child { name: self.name(), pid, handle: Mutex::new(handle), log })
