@@ -103,16 +103,15 @@ fn settings(parent: u32, scheduling: Scheduling) -> io::Result<()> {
 #[cfg(target_os = "linux")]
 #[expect(unsafe_code, reason = "two system calls for which no crate has a function")]
 fn set_time_slice(slice: Duration) {
-    use nix::libc::{SYS_sched_getattr, SYS_sched_setattr, c_long, sched_attr, syscall};
+    use nix::libc::{SYS_sched_getattr, SYS_sched_setattr, c_uint, pid_t, sched_attr, syscall};
 
-    const THIS_THREAD: c_long = 0;
-    const NO_FLAGS: c_long = 0;
+    const THIS_THREAD: pid_t = 0;
+    const NO_FLAGS: c_uint = 0;
     const SIZE: u32 = size_of::<sched_attr>() as u32;
     // SAFETY: a `sched_attr` is made of numbers only, for which zero is a value.
     let mut attr: sched_attr = unsafe { std::mem::zeroed() };
     // SAFETY: the kernel writes at most SIZE bytes, which `attr` has, and keeps no pointer.
-    let read =
-        unsafe { syscall(SYS_sched_getattr, THIS_THREAD, &raw mut attr, c_long::from(SIZE), NO_FLAGS) };
+    let read = unsafe { syscall(SYS_sched_getattr, THIS_THREAD, &raw mut attr, SIZE, NO_FLAGS) };
     if read == 0 {
         attr.size = SIZE;
         attr.sched_runtime = slice.as_nanos().try_into().unwrap_or(u64::MAX);
