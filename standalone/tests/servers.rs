@@ -311,13 +311,19 @@ async fn any_program_can_be_run_frozen_and_ended_with_its_descendants() {
     assert!(error.contains("exit status: 3") && error.contains("reason"), "{error}");
 }
 
+/// What a program sees in a file about itself after `set_up`.
+#[cfg(target_os = "linux")]
+async fn seen_in(file: &str, set_up: impl FnOnce(Program) -> Program) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    set_up(Program::new("/bin/cat", &log).arg(file)).run(LIMIT).await.unwrap();
+    fs::read_to_string(log).unwrap()
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_program_has_a_session_of_its_own() {
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
-    Program::new("/bin/cat", &log).arg("/proc/self/stat").run(LIMIT).await.unwrap();
-    let stat = fs::read_to_string(log).unwrap();
+    let stat = seen_in("/proc/self/stat", |program| program).await;
     let fields: Vec<&str> = stat.split(' ').collect();
     let [pid, _name, _state, parent, group, session, ..] = fields[..] else { panic!("{stat}") };
     assert_eq!(parent, std::process::id().to_string());
@@ -327,44 +333,31 @@ async fn a_program_has_a_session_of_its_own() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn timers_of_one_program_may_be_late_without_those_of_the_next() {
-    let folder = tempfile::tempdir().unwrap();
-    let slack_of = async |name: &str, slack: Option<Duration>| {
-        let log = folder.path().join(name);
-        let program = Program::new("/bin/cat", &log).arg("/proc/self/timerslack_ns");
-        let program = slack.map_or(program.clone(), |slack| program.timer_slack(slack));
-        program.run(LIMIT).await.unwrap();
-        fs::read_to_string(log).unwrap().trim().parse::<u64>().unwrap()
+    let slack_of = async |set_up: fn(Program) -> Program| {
+        seen_in("/proc/self/timerslack_ns", set_up).await.trim().parse::<u64>().unwrap()
     };
-    let usual = slack_of("before", None).await;
-    assert_eq!(slack_of("late", Some(Duration::from_micros(777))).await, 777_000);
-    assert_eq!(slack_of("after", None).await, usual);
+    let usual = slack_of(|program| program).await;
+    assert_eq!(slack_of(|program| program.timer_slack(Duration::from_micros(777))).await, 777_000);
+    assert_eq!(slack_of(|program| program).await, usual);
 }
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_time_slice_is_one_programs_alone() {
-    let slice_seen = |sched: &str| {
+    let with_slice = |program: Program| program.time_slice(Duration::from_micros(777));
+    let slice_in = |sched: &str| {
         let line = sched.lines().find(|line| line.starts_with("se.slice"))?;
         line.rsplit(' ').next()?.parse::<u64>().ok()
     };
-    let folder = tempfile::tempdir().unwrap();
-    let slice_of = async |name: &str, slice: Option<Duration>| {
-        let log = folder.path().join(name);
-        let program = Program::new("/bin/cat", &log).arg("/proc/self/sched");
-        let program = slice.map_or(program.clone(), |slice| program.time_slice(slice));
-        program.run(LIMIT).await.unwrap();
-        slice_seen(&fs::read_to_string(log).unwrap())
-    };
-    if !fs::read_to_string("/proc/self/sched").is_ok_and(|sched| slice_seen(&sched).is_some()) {
-        let cat = Program::new("/bin/cat", folder.path().join("log")).arg("/dev/null");
-        cat.time_slice(Duration::from_micros(777)).run(LIMIT).await.unwrap();
+    if !fs::read_to_string("/proc/self/sched").is_ok_and(|sched| slice_in(&sched).is_some()) {
+        seen_in("/dev/null", with_slice).await;
         eprintln!("this Linux does not show time slices: only that one does no harm was tested");
         return;
     }
-    let usual = slice_of("before", None).await;
-    let short = slice_of("short", Some(Duration::from_micros(777))).await;
+    let usual = slice_in(&seen_in("/proc/self/sched", |program| program).await);
+    let short = slice_in(&seen_in("/proc/self/sched", with_slice).await);
     assert!(short == Some(777_000) || short == usual && !slices_can_be_set(), "{short:?}");
-    assert_eq!(slice_of("after", None).await, usual);
+    assert_eq!(slice_in(&seen_in("/proc/self/sched", |program| program).await), usual);
 }
 
 /// Linux has it from 6.12 on.

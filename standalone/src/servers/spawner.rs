@@ -101,7 +101,7 @@ fn settings(parent: u32, scheduling: Scheduling) -> io::Result<()> {
 /// Asks for a time slice, which threads and children inherit: Linux from 6.12 on keeps to 0.1 to 100 ms, older
 /// ones take no notice. All else stays as it is, a niceness for instance that we were started with.
 #[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "two system calls for which no crate has a function")]
+#[expect(unsafe_code, reason = "two system calls for which nix has no function")]
 fn set_time_slice(slice: Duration) {
     use nix::libc::{SYS_sched_getattr, SYS_sched_setattr, c_uint, pid_t, sched_attr, syscall};
 
