@@ -70,6 +70,23 @@ impl Process {
         }
     }
 
+    pub(crate) fn takes_no_arguments(&self) {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |argument: &str| {
+            let output = wait(self.command(folder.path()).arg(argument).spawn().unwrap());
+            let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap());
+            (output.status.code(), said)
+        };
+        for argument in ["serve", "--port", "-v"] {
+            let (code, [_, complaint]) = run(argument);
+            assert!(code == Some(2) && complaint.contains(argument), "{argument}: {code:?}: {complaint}");
+        }
+        let (code, [help, _]) = run("--help");
+        assert!(code == Some(0) && help.contains("environment variables"), "{code:?}: {help}");
+        let (code, [version, _]) = run("--version");
+        assert!(code == Some(0) && version.contains(env!("CARGO_PKG_VERSION")), "{code:?}: {version}");
+    }
+
     pub(crate) fn wants_credentials_in_pairs(&self) {
         let folder = tempfile::tempdir().unwrap();
         for (set, missing) in [("NATS_USER", "NATS_PASSWORD"), ("NATS_PASSWORD", "NATS_USER")] {

@@ -24,6 +24,11 @@ fn a_wrong_value_of_any_variable_is_named() {
 }
 
 #[test]
+fn it_starts_with_no_argument_that_it_does_not_know() {
+    WORKER.takes_no_arguments();
+}
+
+#[test]
 fn credentials_come_in_pairs() {
     WORKER.wants_credentials_in_pairs();
 }
