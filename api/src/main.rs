@@ -8,18 +8,14 @@ use common::{shutdown, telemetry};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// The HTTP front of the coupon system: takes claims, queues them and answers them.
-///
-/// All that can be set is set by environment variables, or in a file `.env` in the working directory: README.md
-/// lists them.
-#[derive(Debug, Parser)]
-#[command(version)]
+// None: whoever writes one expects something of it, and is told.
+#[derive(Parser)]
+#[command(version, about, after_help = common::config::HELP)]
 struct Arguments {}
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    // One that is not known is refused: whoever writes it expects something of it.
-    let Arguments {} = Arguments::parse();
+    Arguments::parse();
     let env = Env::load()?;
     telemetry::init(&env)?;
     let config = Config::from_env(&env)?;

@@ -14,6 +14,10 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use crate::partition::PARTITIONS_MAX;
 use crate::stream;
 
+/// What a process that takes no arguments says of its configuration when it is asked for help.
+pub const HELP: &str = "All that can be set is set by environment variables, or in a file `.env` in the working \
+                        directory: README.md lists them.";
+
 /// A variable whose value cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{variable}: {reason}")]

@@ -24,7 +24,7 @@ fn a_wrong_value_of_any_variable_is_named() {
 }
 
 #[test]
-fn it_starts_with_no_argument_that_it_does_not_know() {
+fn it_takes_no_arguments() {
     WORKER.takes_no_arguments();
 }
 
