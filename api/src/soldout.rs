@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::inbox::{Answer, Waiter};
-use crate::store::{self, CouponVersion};
+use crate::store::{self, CouponVersion, PAGE_WINNERS_MAX};
 
 /// How long one question to Postgres may take; then the claims go through the queue.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -222,11 +222,11 @@ impl Desk {
         let mut next = Some(i64::MIN);
         while let Some(after) = next {
             let page = store::ask(pool, QUESTION_TIMEOUT, async |connection| {
-                store::winners(connection, name, after, before.last_position).await
+                store::winners(connection, name, after, before.last_position, PAGE_WINNERS_MAX).await
             });
             let page = page.await?;
             winners.extend(page.user_ids.iter().map(|user| self.fingerprints.hash_one(user.as_str())));
-            next = page.next();
+            next = page.next;
         }
         // The same version afterwards: these are all the winners there are.
         let same = ask_version().await? == Some(before);

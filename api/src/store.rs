@@ -9,9 +9,6 @@ use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{FromRow, Result};
 use uuid::Uuid;
 
-/// Claims that one page of a coupon's winners holds.
-const PAGE_CLAIMS: i64 = 1_000;
-
 /// Asks Postgres within `limit`, over a connection of the pool. A connection that did not answer in
 /// time is closed: back in the pool, it would be waited for by whoever got it next.
 ///
@@ -76,26 +73,21 @@ pub async fn coupon(connection: &mut PgConnection, name: &CouponName) -> Result<
     .await
 }
 
+/// Winners of a coupon that are read at once at most.
+pub const PAGE_WINNERS_MAX: usize = 1_000;
+
 /// Some winners of a coupon, in their order.
-#[derive(Debug, Default, FromRow)]
+#[derive(Debug, Default)]
 pub struct WinnersPage {
     /// The users.
     pub user_ids: Vec<String>,
-    /// The position of the last one.
-    last_position: i64,
-}
-
-impl WinnersPage {
     /// The position after which the next page begins, if there may be one.
-    pub fn next(&self) -> Option<i64> {
-        let is_full = i64::try_from(self.user_ids.len()) == Ok(PAGE_CLAIMS);
-        is_full.then_some(self.last_position)
-    }
+    pub next: Option<i64>,
 }
 
-/// Reads the next [`PAGE_CLAIMS`] winners of a coupon, those with positions beyond `after` up to `up_to`. One
-/// row of a list is half the work of a list of rows. The list has the order of the rows below it, as Postgres
-/// does not flatten a query with a limit.
+/// Reads the next `count` winners of a coupon, those with positions beyond `after` up to `up_to`. One row of a
+/// list is half the work of a list of rows. The list has the order of the rows below it, as Postgres does not
+/// flatten a query with a limit.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -104,9 +96,10 @@ pub async fn winners(
     name: &CouponName,
     after: i64,
     up_to: i64,
+    count: usize,
 ) -> Result<WinnersPage> {
-    let page = sqlx::query_as(
-        "SELECT array_agg(user_id) AS user_ids, max(position) AS last_position FROM (
+    let page: Option<(Vec<String>, i64)> = sqlx::query_as(
+        "SELECT array_agg(user_id), max(position) FROM (
              SELECT user_id, position FROM claims
              WHERE coupon_name = $1 AND position > $2 AND position <= $3 ORDER BY position LIMIT $4
          ) AS page
@@ -115,10 +108,12 @@ pub async fn winners(
     .bind(name.as_str())
     .bind(after)
     .bind(up_to)
-    .bind(PAGE_CLAIMS)
+    .bind(i64::try_from(count).unwrap_or(i64::MAX))
     .fetch_optional(connection)
     .await?;
-    Ok(page.unwrap_or_default())
+    let Some((user_ids, last_position)) = page else { return Ok(WinnersPage::default()) };
+    let is_full = user_ids.len() == count;
+    Ok(WinnersPage { user_ids, next: is_full.then_some(last_position) })
 }
 
 /// The version of a sold-out coupon: no claim has won, and nobody has touched its row, while it

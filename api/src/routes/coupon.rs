@@ -15,7 +15,14 @@ use super::body::{self, Type, invalid};
 use super::{Shared, ask};
 use crate::problem::Problem;
 use crate::receipt::coupon_path;
-use crate::store;
+use crate::store::{self, PAGE_WINNERS_MAX};
+
+/// Bytes of a page of winners, unless it is one winner alone: about what a client that does not read on makes
+/// us keep, and there may be thousands.
+const PAGE_BYTES_MAX: usize = 64 << 10;
+
+/// What follows the last winner.
+const LIST_END: &[u8] = b"]}";
 
 #[derive(Deserialize)]
 struct CouponBody<'a> {
@@ -72,7 +79,13 @@ async fn view_named(state: &Shared, name: &str) -> Result<Response<Body>, Proble
         )
         .as_bytes(),
     );
-    let winners = Winners { state: state.clone(), name, after: 0, up_to: coupon.last_position };
+    let winners = Winners {
+        state: state.clone(),
+        name,
+        after: 0,
+        up_to: coupon.last_position,
+        count: PAGE_WINNERS_MAX,
+    };
     // The first page before the first byte: a failure is still an answer of its own then.
     let (first, rest) = winners.next_page(head).await?;
     // Each further one when the client has taken the one before: a slow one keeps no more than a page.
@@ -95,29 +108,90 @@ struct Winners {
     name: CouponName,
     after: i64,
     up_to: i64,
+    /// How many the next page is to hold.
+    count: usize,
 }
 
 impl Winners {
     /// Appends the next page to `bytes`, and says what comes after it.
     async fn next_page(mut self, mut bytes: Vec<u8>) -> Result<(Bytes, Option<Self>), Problem> {
-        let (name, after, up_to) = (&self.name, self.after, self.up_to);
-        let page =
-            ask(&self.state, async |connection| store::winners(connection, name, after, up_to).await).await?;
-        for (n, user_id) in page.user_ids.iter().enumerate() {
-            if after > 0 || n > 0 {
-                bytes.push(b',');
+        let start = bytes.len();
+        let page = loop {
+            let Self { state, name, after, up_to, count } = &self;
+            let page =
+                ask(state, async |connection| store::winners(connection, name, *after, *up_to, *count).await);
+            let page = page.await?;
+            let fitting = append_fitting(&mut bytes, &page.user_ids, *after == 0);
+            if fitting == page.user_ids.len() {
+                break page;
             }
-            append_text(&mut bytes, user_id);
-        }
-        let Some(next) = page.next() else {
-            bytes.extend_from_slice(b"]}");
+            // At which position the page ends now, only Postgres can say. Ids are rarely so long.
+            bytes.truncate(start);
+            self.count = fitting;
+        };
+        let Some(next) = page.next else {
+            bytes.extend_from_slice(LIST_END);
             return Ok((bytes.into(), None));
         };
         self.after = next;
+        if bytes.len() - start <= PAGE_BYTES_MAX / 2 {
+            self.count = (self.count * 2).min(PAGE_WINNERS_MAX);
+        }
         Ok((bytes.into(), Some(self)))
     }
 }
 
+/// Appends as many of the ids as fit into a page, one at least, and returns how many. All but the first of
+/// a list have a comma before them.
+fn append_fitting(bytes: &mut Vec<u8>, user_ids: &[String], begins_list: bool) -> usize {
+    let start = bytes.len();
+    let expected: usize = user_ids.iter().map(|id| id.len() + r#","""#.len()).sum();
+    // Not twice as much, as it would grow to by itself: a slow client keeps it for long.
+    bytes.reserve_exact(expected.min(PAGE_BYTES_MAX) + LIST_END.len());
+    for (n, user_id) in user_ids.iter().enumerate() {
+        let end = bytes.len();
+        if n > 0 || !begins_list {
+            bytes.push(b',');
+        }
+        append_text(bytes, user_id);
+        if n > 0 && bytes.len() - start > PAGE_BYTES_MAX {
+            bytes.truncate(end);
+            return n;
+        }
+    }
+    user_ids.len()
+}
+
 fn append_text(bytes: &mut Vec<u8>, text: &str) {
     serde_json::to_writer(bytes, text).expect("text is plain JSON");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fitting(user_ids: &[String], begins_list: bool) -> (usize, String) {
+        let mut bytes = b"[".to_vec();
+        let count = append_fitting(&mut bytes, user_ids, begins_list);
+        (count, String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn a_page_holds_what_fits_and_one_winner_at_least() {
+        assert_eq!(fitting(&[], true), (0, "[".into()));
+        let short = ["ann", "b\"b"].map(String::from);
+        assert_eq!(fitting(&short, true), (2, r#"["ann","b\"b""#.into()));
+        assert_eq!(fitting(&short, false), (2, r#"[,"ann","b\"b""#.into()));
+        // With a comma and quotes, 64 of these fill a page to the last byte.
+        let filling = vec!["x".repeat(PAGE_BYTES_MAX / 64 - 3); 65];
+        let (count, bytes) = fitting(&filling, false);
+        assert_eq!((count, bytes.len()), (64, 1 + PAGE_BYTES_MAX));
+        assert!(bytes.ends_with("x\""));
+        let (count, bytes) = fitting(&filling, true);
+        assert_eq!((count, bytes.len()), (64, PAGE_BYTES_MAX));
+        // What is escaped counts as it is sent.
+        assert_eq!(fitting(&vec!["\"".repeat(PAGE_BYTES_MAX / 64 - 3); 65], false).0, 32);
+        let long = ["x".repeat(PAGE_BYTES_MAX), "y".into()];
+        assert_eq!(fitting(&long, true).0, 1);
+    }
 }

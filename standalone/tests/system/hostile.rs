@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::join_all;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::harness::{Client, Raw, Setup, System, eventually, json_request, queue_holds, run};
 
@@ -336,6 +336,49 @@ fn a_client_that_goes_away_has_claimed_all_the_same() {
         raw.send(&request[..request.len() - 3]).await;
         drop(raw);
         client.claim("half", "PROMO").await.assert_claimed("half", "PROMO");
+        system.stop().await;
+    });
+}
+
+/// Bytes of a page of winners, and some for the view's first and last bytes.
+const CHUNK_BYTES_MAX: usize = (64 << 10) + 1_000;
+
+#[test]
+fn long_names_make_no_long_pages() {
+    run(async {
+        let system = Setup::new().apis(1).start().await;
+        // More than fit into a page are short at first, then as long as can be, then short again.
+        let long = "\u{1f3ab}".repeat(250);
+        let name = |n: u32| if (1_500..2_000).contains(&n) { format!("{long}{n}") } else { n.to_string() };
+        let users: Vec<String> = (0..4_000).map(name).collect();
+        sqlx::query(
+            "WITH coupon AS (
+                 INSERT INTO coupons (name, amount, remaining_amount) VALUES ('LONG', cardinality($1), 0)
+             )
+             INSERT INTO claims (coupon_name, user_id, position)
+             SELECT 'LONG', user_id, n FROM unnest($1) WITH ORDINALITY AS winner (user_id, n)",
+        )
+        .bind(&users)
+        .execute(system.pool())
+        .await
+        .unwrap();
+        let mut raw = Raw::connect(system.client().address).await;
+        raw.send("GET /api/coupons/LONG HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        let answer = raw.rest().await;
+        let (_, mut rest) = answer.split_once("\r\n\r\n").unwrap();
+        let mut chunks = Vec::new();
+        while let Some((size, after)) = rest.split_once("\r\n") {
+            let size = usize::from_str_radix(size, 16).unwrap();
+            chunks.push(&after[..size]);
+            rest = &after[size + "\r\n".len()..];
+        }
+        assert_eq!(chunks.pop(), Some(""), "the end of the body");
+        let view: Value = serde_json::from_str(&chunks.concat()).unwrap();
+        assert_eq!(view["claimed_by"], json!(users));
+        let sizes: Vec<_> = chunks.iter().map(|chunk| chunk.len()).collect();
+        assert!(sizes.iter().all(|size| *size <= CHUNK_BYTES_MAX), "{sizes:?}");
+        // Short ones are not sent a few at a time for that: pages grow again.
+        assert!(sizes.len() < 20, "{sizes:?}");
         system.stop().await;
     });
 }
