@@ -340,6 +340,24 @@ fn a_client_that_goes_away_has_claimed_all_the_same() {
     });
 }
 
+/// A view of the coupon of [`sold_out_to`].
+const VIEW: &str = "GET /api/coupons/BIG HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+
+/// Makes a coupon that all of `users` have won.
+async fn sold_out_to(system: &System, users: &[String]) {
+    sqlx::query(
+        "WITH coupon AS (
+             INSERT INTO coupons (name, amount, remaining_amount) VALUES ('BIG', cardinality($1), 0)
+         )
+         INSERT INTO claims (coupon_name, user_id, position)
+         SELECT 'BIG', user_id, n FROM unnest($1) WITH ORDINALITY AS winner (user_id, n)",
+    )
+    .bind(users)
+    .execute(system.pool())
+    .await
+    .unwrap();
+}
+
 /// Bytes of a page of winners, and some for the view's first and last bytes.
 const CHUNK_BYTES_MAX: usize = (64 << 10) + 1_000;
 
@@ -351,19 +369,9 @@ fn long_names_make_no_long_pages() {
         let long = "\u{1f3ab}".repeat(250);
         let name = |n: u32| if (1_500..2_000).contains(&n) { format!("{long}{n}") } else { n.to_string() };
         let users: Vec<String> = (0..4_000).map(name).collect();
-        sqlx::query(
-            "WITH coupon AS (
-                 INSERT INTO coupons (name, amount, remaining_amount) VALUES ('LONG', cardinality($1), 0)
-             )
-             INSERT INTO claims (coupon_name, user_id, position)
-             SELECT 'LONG', user_id, n FROM unnest($1) WITH ORDINALITY AS winner (user_id, n)",
-        )
-        .bind(&users)
-        .execute(system.pool())
-        .await
-        .unwrap();
+        sold_out_to(&system, &users).await;
         let mut raw = Raw::connect(system.client().address).await;
-        raw.send("GET /api/coupons/LONG HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await;
+        raw.send(VIEW).await;
         let answer = raw.rest().await;
         let (_, mut rest) = answer.split_once("\r\n\r\n").unwrap();
         let mut chunks = Vec::new();
@@ -379,6 +387,63 @@ fn long_names_make_no_long_pages() {
         assert!(sizes.iter().all(|size| *size <= CHUNK_BYTES_MAX), "{sizes:?}");
         // Short ones are not sent a few at a time for that: pages grow again.
         assert!(sizes.len() < 20, "{sizes:?}");
+        system.stop().await;
+    });
+}
+
+/// Enough for megabytes.
+fn many_users() -> Vec<String> {
+    (0..20_000).map(|n| format!("{n:0250}")).collect()
+}
+
+/// Bytes that the kernel has taken from the API for a client, and that have not arrived there.
+#[cfg(target_os = "linux")]
+fn kept_by_kernel(client: std::net::SocketAddr) -> usize {
+    let client = format!("0100007F:{:04X}", client.port());
+    let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    // A number, our address, the other one's, the state, bytes to send and to read, …
+    let sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let socket = sockets.into_iter().find(|socket| socket[2] == client).unwrap();
+    usize::from_str_radix(socket[4].split_once(':').unwrap().0, 16).unwrap()
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_client_that_does_not_read_costs_the_kernel_little() {
+    run(async {
+        let system = Setup::new().apis(1).start().await;
+        sold_out_to(&system, &many_users()).await;
+        let mut raw = Raw::connect_narrow(system.client().address).await;
+        raw.send(VIEW).await;
+        // Until nothing more is written.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let kept = kept_by_kernel(raw.address());
+        assert!((1..=100_000).contains(&kept), "{kept} bytes");
+        drop(raw);
+        system.stop().await;
+    });
+}
+
+#[test]
+fn a_slow_client_that_reads_on_gets_all_and_one_that_does_not_is_cut_off() {
+    run(async {
+        let system = Setup::new().apis(1).env("WRITE_TIMEOUT_MS", 1_000).start().await;
+        sold_out_to(&system, &many_users()).await;
+        let mut slow = Raw::connect_narrow(system.client().address).await;
+        let mut stuck = Raw::connect_narrow(system.client().address).await;
+        for raw in [&mut slow, &mut stuck] {
+            raw.send(VIEW).await;
+        }
+        // Far less in a second than the kernel would keep of its own accord.
+        let mut answer = String::new();
+        for _ in 0..30 {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            answer += &slow.take(30_000).await;
+        }
+        answer += &slow.rest().await;
+        assert!(answer.ends_with("]}\r\n0\r\n\r\n"), "cut off after {} bytes", answer.len());
+        let answer = stuck.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.len() < 1_000_000, "{} bytes", answer.len());
         system.stop().await;
     });
 }

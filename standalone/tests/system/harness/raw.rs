@@ -39,6 +39,12 @@ impl Raw {
         Self(BufReader::new(socket.connect(address).await.unwrap()))
     }
 
+    /// This side's address.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.get_ref().local_addr().unwrap()
+    }
+
     /// Sends bytes; what the other side does not take any more is none of our business.
     pub(crate) async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         let _ = timeout(LIMIT, self.0.write_all(bytes.as_ref())).await.unwrap();
@@ -68,6 +74,13 @@ impl Raw {
         let mut body = vec![0; length.map_or(0, |length| length.parse().unwrap())];
         self.0.read_exact(&mut body).await.unwrap();
         Some(RawReply { status, head, body: String::from_utf8(body).unwrap() })
+    }
+
+    /// Reads so many bytes.
+    pub(crate) async fn take(&mut self, count: usize) -> String {
+        let mut bytes = vec![0; count];
+        timeout(LIMIT, self.0.read_exact(&mut bytes)).await.unwrap().unwrap();
+        String::from_utf8(bytes).unwrap()
     }
 
     /// Reads whatever comes until the connection is closed.
