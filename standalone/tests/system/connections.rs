@@ -263,18 +263,8 @@ fn a_stop_cuts_off_no_answer() {
         // some have no page to come any more when the process is told to stop, but the last one is not all taken.
         let sizes: Vec<_> = (60..1_000).step_by(60).collect();
         for size in &sizes {
-            sqlx::query(
-                "WITH coupon AS (
-                     INSERT INTO coupons (name, amount, remaining_amount) VALUES ($1, $2, 0)
-                 )
-                 INSERT INTO claims (coupon_name, user_id, position)
-                 SELECT $1, 'user-' || lpad(n::text, 240, '0'), n FROM generate_series(1, $2) AS n",
-            )
-            .bind(format!("BIG-{size}"))
-            .bind(size)
-            .execute(system.pool())
-            .await
-            .unwrap();
+            let users: Vec<_> = (1..=*size).map(|n| format!("user-{n:0240}")).collect();
+            system.sell_out(&format!("BIG-{size}"), &users).await;
         }
         let mut asking = Vec::new();
         for size in &sizes {

@@ -282,6 +282,22 @@ impl System {
         &self.database.pool
     }
 
+    /// Makes a coupon that these users have won, in their order, and nobody else can.
+    pub(crate) async fn sell_out(&self, coupon: &str, users: &[String]) {
+        sqlx::query(
+            "WITH coupon AS (
+                 INSERT INTO coupons (name, amount, remaining_amount) VALUES ($1, cardinality($2), 0)
+             )
+             INSERT INTO claims (coupon_name, user_id, position)
+             SELECT $1, user_id, n FROM unnest($2) WITH ORDINALITY AS winner (user_id, n)",
+        )
+        .bind(coupon)
+        .bind(users)
+        .execute(self.pool())
+        .await
+        .unwrap();
+    }
+
     /// A folder that goes with the system.
     pub(crate) fn folder(&self) -> &std::path::Path {
         self.folder.path()

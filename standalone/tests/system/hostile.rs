@@ -340,23 +340,8 @@ fn a_client_that_goes_away_has_claimed_all_the_same() {
     });
 }
 
-/// A view of the coupon of [`sold_out_to`].
+/// A view of the coupon BIG.
 const VIEW: &str = "GET /api/coupons/BIG HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-
-/// Makes a coupon that all of `users` have won.
-async fn sold_out_to(system: &System, users: &[String]) {
-    sqlx::query(
-        "WITH coupon AS (
-             INSERT INTO coupons (name, amount, remaining_amount) VALUES ('BIG', cardinality($1), 0)
-         )
-         INSERT INTO claims (coupon_name, user_id, position)
-         SELECT 'BIG', user_id, n FROM unnest($1) WITH ORDINALITY AS winner (user_id, n)",
-    )
-    .bind(users)
-    .execute(system.pool())
-    .await
-    .unwrap();
-}
 
 /// Bytes of a page of winners, and some for the view's first and last bytes.
 const CHUNK_BYTES_MAX: usize = (64 << 10) + 1_000;
@@ -369,7 +354,7 @@ fn long_names_make_no_long_pages() {
         let long = "\u{1f3ab}".repeat(250);
         let name = |n: u32| if (1_500..2_000).contains(&n) { format!("{long}{n}") } else { n.to_string() };
         let users: Vec<String> = (0..4_000).map(name).collect();
-        sold_out_to(&system, &users).await;
+        system.sell_out("BIG", &users).await;
         let mut raw = Raw::connect(system.client().address).await;
         raw.send(VIEW).await;
         let answer = raw.rest().await;
@@ -402,8 +387,8 @@ fn kept_by_kernel(client: std::net::SocketAddr) -> usize {
     let client = format!("0100007F:{:04X}", client.port());
     let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
     // A number, our address, the other one's, the state, bytes to send and to read, …
-    let sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
-    let socket = sockets.into_iter().find(|socket| socket[2] == client).unwrap();
+    let mut sockets = sockets.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let socket = sockets.find(|socket| socket[2] == client).unwrap();
     usize::from_str_radix(socket[4].split_once(':').unwrap().0, 16).unwrap()
 }
 
@@ -412,7 +397,7 @@ fn kept_by_kernel(client: std::net::SocketAddr) -> usize {
 fn a_client_that_does_not_read_costs_the_kernel_little() {
     run(async {
         let system = Setup::new().apis(1).start().await;
-        sold_out_to(&system, &many_users()).await;
+        system.sell_out("BIG", &many_users()).await;
         let mut raw = Raw::connect_narrow(system.client().address).await;
         raw.send(VIEW).await;
         // Until nothing more is written.
@@ -428,7 +413,7 @@ fn a_client_that_does_not_read_costs_the_kernel_little() {
 fn a_slow_client_that_reads_on_gets_all_and_one_that_does_not_is_cut_off() {
     run(async {
         let system = Setup::new().apis(1).env("WRITE_TIMEOUT_MS", 2_000).start().await;
-        sold_out_to(&system, &many_users()).await;
+        system.sell_out("BIG", &many_users()).await;
         let mut slow = Raw::connect_narrow(system.client().address).await;
         let mut stuck = Raw::connect_narrow(system.client().address).await;
         for raw in [&mut slow, &mut stuck] {

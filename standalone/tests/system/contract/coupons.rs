@@ -58,8 +58,8 @@ fn a_view_lists_all_winners_in_the_order_of_their_claims() {
     run(async {
         let system = System::start().await;
         let client = system.client();
-        // Pages hold 5,000.
-        for count in [0_i32, 1, 4_999, 5_000, 5_001, 10_000, 12_345] {
+        // Pages hold 1,000.
+        for count in [0_i32, 1, 999, 1_000, 1_001, 4_999, 5_000, 5_001, 10_000, 12_345] {
             let name = format!("coupon-{count}");
             sqlx::query(
                 "INSERT INTO coupons (name, amount, remaining_amount) VALUES ($1, 20000, 20000 - $2)",
