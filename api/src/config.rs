@@ -105,7 +105,7 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// `BODY_TIMEOUT_MS`: how long a request's body may take.
     pub body_timeout: Duration,
-    /// `WRITE_TIMEOUT_MS`: how long a client may take no byte of its response.
+    /// `WRITE_TIMEOUT_MS`: how long a client may take for the next part of its response.
     pub write_timeout: Duration,
     /// `SHUTDOWN_TIMEOUT_MS`: how long a stop waits for requests in flight.
     pub shutdown_timeout: Duration,

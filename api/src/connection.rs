@@ -47,7 +47,7 @@ pub(crate) struct Times {
     pub(crate) header: Duration,
     /// For the body of a claim.
     pub(crate) body: Duration,
-    /// Until the client takes a byte.
+    /// Until the client takes the next part of an answer.
     pub(crate) write: Duration,
 }
 

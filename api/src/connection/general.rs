@@ -24,7 +24,7 @@ use crate::problem::{Problem, Unavailable};
 use crate::routes::{self, Routes};
 
 /// Bytes of a request's head: whoever has sent so many without an end is refused, twice as many at the latest.
-/// Also about what a connection keeps of an answer that its client does not take.
+/// Also of an answer: while so many wait for the client to take them, no more of it is made.
 const BUFFER_BYTES_MAX: usize = 32 << 10;
 
 /// Bytes that are read at once of a request whose length is known.
