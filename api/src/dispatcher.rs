@@ -2,8 +2,9 @@
 //!
 //! While a batch is under way the next claims gather: an idle system sends batches of one at once, a
 //! loaded one sends batches of hundreds. What a batch costs, a write to disk on either side and a
-//! handful of messages, is nearly the same however many claims it holds. So a partition has one under
-//! way, and all of them together a few: where many partitions are busy, they take turns.
+//! handful of messages, is nearly the same however many claims it holds. So a partition has one or two
+//! under way ([`crate::turns`]), and all of them together a few: where many partitions are busy, they
+//! take turns.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::inbox::{Answer, Inbox, Published, Slot, Waiter};
 use crate::problem::Unavailable;
 use crate::resolve::answer_all;
 use crate::soldout::Desk;
+use crate::turns::Turns;
 
 /// How long the acknowledgement of a publish holds up the next one. The batch goes on waiting for
 /// its outcome after that.
@@ -41,18 +43,26 @@ const MESSAGE_OVERHEAD_BYTES: usize = 1_024;
 
 /// The ways into all partitions' lanes.
 #[derive(Clone)]
-pub(crate) struct Lanes(Vec<mpsc::Sender<Waiter>>);
+pub(crate) struct Lanes(Vec<Entrance>);
+
+/// The way into one of them.
+#[derive(Clone)]
+struct Entrance {
+    claims: mpsc::Sender<Waiter>,
+    turns: Arc<Turns>,
+}
 
 impl Lanes {
     /// Queues a claim in its partition; tells it if there is no room.
     pub(crate) fn send(&self, waiter: Waiter) {
         let count = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
         let partition = PartitionId::of(&waiter.claim.coupon_name, count);
-        if let Err(refused) = self.0[partition.index()].try_send(waiter) {
-            let waiter = match refused {
-                TrySendError::Full(waiter) | TrySendError::Closed(waiter) => waiter,
-            };
-            waiter.answer(Answer::Unavailable(Unavailable::Overloaded));
+        let Entrance { claims, turns } = &self.0[partition.index()];
+        match claims.try_send(waiter) {
+            Ok(()) => turns.arrived(claims.max_capacity() - claims.capacity()),
+            Err(TrySendError::Full(waiter) | TrySendError::Closed(waiter)) => {
+                waiter.answer(Answer::Unavailable(Unavailable::Overloaded));
+            }
         }
     }
 }
@@ -78,24 +88,25 @@ impl Dispatcher {
     ) -> (Self, JoinSet<()>) {
         let mut tasks = JoinSet::new();
         let in_flight = Arc::new(Semaphore::new(limits.batches_in_flight));
-        let senders = (0..partitions)
+        let entrances = (0..partitions)
             .map(|number| {
                 // As wide as all claims in flight: the semaphore is what bounds them.
-                let (sender, receiver) = mpsc::channel(limits.in_flight_claims_max);
+                let (claims, arriving) = mpsc::channel(limits.in_flight_claims_max);
+                let turns = Turns::new();
                 let lane = Lane {
                     partition: PartitionId::new(number),
                     parts: parts.clone(),
                     claims_max: limits.batch_claims_max,
                     bytes_max: limits.batch_bytes_max,
-                    turn: Arc::new(Semaphore::new(1)),
+                    turns: turns.clone(),
                     in_flight: in_flight.clone(),
                 };
-                tasks.spawn(lane.run(receiver));
-                sender
+                tasks.spawn(lane.run(arriving));
+                Entrance { claims, turns }
             })
             .collect();
         let dispatcher = Self {
-            lanes: Lanes(senders),
+            lanes: Lanes(entrances),
             desk,
             in_flight: Arc::new(Semaphore::new(limits.in_flight_claims_max)),
             health: parts.health.clone(),
@@ -153,8 +164,8 @@ struct Lane {
     parts: Parts,
     claims_max: usize,
     bytes_max: usize,
-    /// This partition's one batch under way.
-    turn: Arc<Semaphore>,
+    /// This partition's batches under way.
+    turns: Arc<Turns>,
     /// All partitions' batches under way.
     in_flight: Arc<Semaphore>,
 }
@@ -168,7 +179,7 @@ impl Lane {
                 return;
             }
             waiting.extend(arrived.drain(..));
-            let slot = tokio::time::timeout(GATHER_MAX, self.slot()).await.ok();
+            let slot = tokio::time::timeout(GATHER_MAX, self.slot(waiting.len(), &claims)).await.ok();
             while waiting.len() < self.claims_max
                 && let Ok(waiter) = claims.try_recv()
             {
@@ -179,9 +190,9 @@ impl Lane {
     }
 
     /// Waits for this partition's turn, and then for room among all partitions: one that gets no
-    /// replies keeps its turn, and so stands in nobody's way.
-    async fn slot(&self) -> Slot {
-        let turn = self.turn.clone().acquire_owned().await.expect("never closed");
+    /// replies keeps its turns, and so stands in nobody's way.
+    async fn slot(&self, waiting: usize, claims: &mpsc::Receiver<Waiter>) -> Slot {
+        let turn = self.turns.next(waiting, || claims.max_capacity() - claims.capacity()).await;
         let room = self.in_flight.clone().acquire_owned().await.expect("never closed");
         Slot { turn, room: Some(room) }
     }
@@ -196,6 +207,7 @@ impl Lane {
         if batch.is_empty() {
             return;
         }
+        self.turns.sent(batch.len());
         let (batch_id, payload) = writer.finish();
         let inbox = &self.parts.inbox;
         let cursor = self.parts.health.cursor(self.partition);

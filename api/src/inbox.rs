@@ -25,6 +25,7 @@ use crate::health::{Cursor, Health};
 use crate::problem::Unavailable;
 use crate::receipt::{Receipt, UNPROVEN};
 use crate::resolve::{Resolver, answer_all};
+use crate::turns::Turn;
 
 /// How often deadlines are looked at.
 const SWEEP_INTERVAL: Duration = Duration::from_millis(25);
@@ -129,7 +130,7 @@ impl Pending {
 pub(crate) struct Slot {
     /// Its partition's turn, until the reply.
     #[expect(dead_code, reason = "held to be dropped")]
-    pub(crate) turn: OwnedSemaphorePermit,
+    pub(crate) turn: Turn,
     /// Room among the batches of all partitions, until the first sweep after [`GATHER_MAX`].
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }

@@ -21,6 +21,7 @@ pub mod server;
 mod soldout;
 pub mod store;
 mod streams;
+mod turns;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
