@@ -87,7 +87,7 @@ pub struct Limits {
     /// `BATCH_BYTES_MAX`: bytes of one message; the server's own limit also holds.
     pub batch_bytes_max: usize,
     /// `BATCHES_IN_FLIGHT`: messages, at most two of a partition, that wait for their replies while more
-    /// claims gather. A partition whose reply takes long does not count.
+    /// claims gather. A batch whose reply takes long does not count.
     pub batches_in_flight: usize,
     /// `SOLD_OUT_WINNERS_MAX`: winners of sold-out coupons, all together, that are remembered so that
     /// others need not go through the queue to be refused; 0 sends everyone through it.

@@ -14,8 +14,7 @@ use async_nats::HeaderMap;
 use common::message::{BatchWriter, Claim, Command, REPLY_HEADER};
 use common::partition::PartitionId;
 use common::{queue, stream};
-use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, Semaphore, mpsc, oneshot};
+use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -25,7 +24,7 @@ use crate::inbox::{Answer, Inbox, Published, Slot, Waiter};
 use crate::problem::Unavailable;
 use crate::resolve::answer_all;
 use crate::soldout::Desk;
-use crate::turns::Turns;
+use crate::turns::{self, Arrivals, Entrance};
 
 /// How long the acknowledgement of a publish holds up the next one. The batch goes on waiting for
 /// its outcome after that.
@@ -43,26 +42,15 @@ const MESSAGE_OVERHEAD_BYTES: usize = 1_024;
 
 /// The ways into all partitions' lanes.
 #[derive(Clone)]
-pub(crate) struct Lanes(Vec<Entrance>);
-
-/// The way into one of them.
-#[derive(Clone)]
-struct Entrance {
-    claims: mpsc::Sender<Waiter>,
-    turns: Arc<Turns>,
-}
+pub(crate) struct Lanes(Arc<[Entrance<Waiter>]>);
 
 impl Lanes {
     /// Queues a claim in its partition; tells it if there is no room.
     pub(crate) fn send(&self, waiter: Waiter) {
         let count = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
         let partition = PartitionId::of(&waiter.claim.coupon_name, count);
-        let Entrance { claims, turns } = &self.0[partition.index()];
-        match claims.try_send(waiter) {
-            Ok(()) => turns.arrived(claims.max_capacity() - claims.capacity()),
-            Err(TrySendError::Full(waiter) | TrySendError::Closed(waiter)) => {
-                waiter.answer(Answer::Unavailable(Unavailable::Overloaded));
-            }
+        if let Err(refused) = self.0[partition.index()].try_send(waiter) {
+            refused.into_inner().answer(Answer::Unavailable(Unavailable::Overloaded));
         }
     }
 }
@@ -91,18 +79,16 @@ impl Dispatcher {
         let entrances = (0..partitions)
             .map(|number| {
                 // As wide as all claims in flight: the semaphore is what bounds them.
-                let (claims, arriving) = mpsc::channel(limits.in_flight_claims_max);
-                let turns = Turns::new();
+                let (entrance, arrivals) = turns::channel(limits.in_flight_claims_max);
                 let lane = Lane {
                     partition: PartitionId::new(number),
                     parts: parts.clone(),
                     claims_max: limits.batch_claims_max,
                     bytes_max: limits.batch_bytes_max,
-                    turns: turns.clone(),
                     in_flight: in_flight.clone(),
                 };
-                tasks.spawn(lane.run(arriving));
-                Entrance { claims, turns }
+                tasks.spawn(lane.run(arrivals));
+                entrance
             })
             .collect();
         let dispatcher = Self {
@@ -164,35 +150,37 @@ struct Lane {
     parts: Parts,
     claims_max: usize,
     bytes_max: usize,
-    /// This partition's batches under way.
-    turns: Arc<Turns>,
     /// All partitions' batches under way.
     in_flight: Arc<Semaphore>,
 }
 
 impl Lane {
-    async fn run(self, mut claims: mpsc::Receiver<Waiter>) {
+    async fn run(self, mut claims: Arrivals<Waiter>) {
         let mut waiting = VecDeque::new();
         let mut arrived = Vec::new();
+        let mut latest = 0;
         loop {
             if waiting.is_empty() && claims.recv_many(&mut arrived, self.claims_max).await == 0 {
                 return;
             }
             waiting.extend(arrived.drain(..));
-            let slot = tokio::time::timeout(GATHER_MAX, self.slot(waiting.len(), &claims)).await.ok();
+            let slot = self.slot(&claims, usize::saturating_sub(latest, waiting.len()));
+            let slot = tokio::time::timeout(GATHER_MAX, slot).await.ok();
             while waiting.len() < self.claims_max
-                && let Ok(waiter) = claims.try_recv()
+                && let Some(waiter) = claims.try_recv()
             {
                 waiting.push_back(waiter);
             }
+            let before = waiting.len();
             self.publish_next(&mut waiting, slot).await;
+            latest = before - waiting.len();
         }
     }
 
-    /// Waits for this partition's turn, and then for room among all partitions: one that gets no
-    /// replies keeps its turns, and so stands in nobody's way.
-    async fn slot(&self, waiting: usize, claims: &mpsc::Receiver<Waiter>) -> Slot {
-        let turn = self.turns.next(waiting, || claims.max_capacity() - claims.capacity()).await;
+    /// Waits for this partition's turn, which comes sooner with `enough` claims in its channel, and then
+    /// for room among all partitions. One that gets no replies has no turn left, and asks for no room.
+    async fn slot(&self, claims: &Arrivals<Waiter>, enough: usize) -> Slot {
+        let turn = claims.turn(enough).await;
         let room = self.in_flight.clone().acquire_owned().await.expect("never closed");
         Slot { turn, room: Some(room) }
     }
@@ -207,7 +195,6 @@ impl Lane {
         if batch.is_empty() {
             return;
         }
-        self.turns.sent(batch.len());
         let (batch_id, payload) = writer.finish();
         let inbox = &self.parts.inbox;
         let cursor = self.parts.health.cursor(self.partition);
