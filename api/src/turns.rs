@@ -79,12 +79,15 @@ impl<T> Arrivals<T> {
     pub(crate) async fn turn(&self, enough: usize) -> Turn {
         let turns = &self.turns;
         loop {
-            let under_way = turns.under_way.load(Ordering::SeqCst);
-            let has_company = (1..UNDER_WAY_MAX).contains(&under_way);
+            let enough = match turns.under_way.load(Ordering::SeqCst) {
+                0 => 0,
+                1..UNDER_WAY_MAX => enough,
+                _ => NEVER,
+            };
             // Before the channel is looked at: a claim that comes later finds it. (One that did not would
             // only not wake the lane, which the next reply does.)
-            turns.enough.store(if has_company { enough } else { NEVER }, Ordering::SeqCst);
-            if under_way == 0 || has_company && self.receiver.len() >= enough {
+            turns.enough.store(enough, Ordering::SeqCst);
+            if self.receiver.len() >= enough {
                 turns.enough.store(NEVER, Ordering::SeqCst);
                 turns.under_way.fetch_add(1, Ordering::SeqCst);
                 return Turn(turns.clone());

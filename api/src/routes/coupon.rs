@@ -88,7 +88,8 @@ async fn view_named(state: &Shared, name: &str) -> Result<Response<Body>, Proble
     };
     // The first page before the first byte: a failure is still an answer of its own then.
     let (first, rest) = winners.next_page(head).await?;
-    // Each further one when the client has taken most of the one before: a slow one keeps little more than a page.
+    // Each further one when the client has taken most of the one before: a slow one keeps little more
+    // than a page.
     let rest = stream::try_unfold(rest, |rest| async move {
         match rest {
             Some(winners) => winners.next_page(Vec::new()).await.map(Some),
