@@ -36,6 +36,8 @@ pub struct Sale {
     pub drain: Duration,
     /// Repetitions after a 503 or a broken connection. Without any, no idempotency keys are sent.
     pub retries: u32,
+    /// How many claims may stay without an outcome, and the run still pass; `None`: any number.
+    pub unknown_max: Option<u64>,
     /// Whether to compare the answers with what the API shows at the end.
     pub check: bool,
 }
@@ -52,7 +54,7 @@ pub struct Report {
     pub outcome: Outcome,
     /// Rates and latencies over time.
     pub timeline: Vec<Sample>,
-    /// The comparison with the API; empty when it was not wanted.
+    /// What the answers say by themselves, and the comparison with the API if it was wanted.
     pub checks: Vec<Check>,
     /// How long the API took to show the coupons for that.
     pub viewed_in: Duration,
@@ -99,7 +101,9 @@ impl Sale {
         let first = self.targets.first().context("no server was named")?;
         let tag = tag();
         let names = self.coupon_names(&tag);
-        let requests = Requests::new(first, &names, &tag, self.retries > 0);
+        let keyed = self.retries > 0;
+        let requests =
+            self.targets.iter().map(|target| Requests::new(target, &names, &tag, keyed)).collect::<Vec<_>>();
         let resolved = self.targets.iter().map(Target::resolve).collect::<std::io::Result<Vec<_>>>();
         let addresses = resolved.context("the server's address")?;
         let before = api::make_coupons(first, &names, self.stock)?;
@@ -140,7 +144,8 @@ impl Sale {
 pub struct Prepared {
     sale: Sale,
     names: Vec<String>,
-    requests: Requests,
+    /// For each server.
+    requests: Vec<Requests>,
     addresses: Vec<SocketAddr>,
     before: Vec<Coupon>,
     earlier: Ledger,
@@ -176,7 +181,7 @@ impl Prepared {
 }
 
 impl Driven {
-    /// Compares the answers with what the API shows, if the sale asks for that.
+    /// Looks at the answers, and compares them with what the API shows if the sale asks for that.
     ///
     /// # Errors
     /// When the server does not show the coupons.
@@ -184,13 +189,15 @@ impl Driven {
         let Self { prepared, mut outcome, timeline } = self;
         let Prepared { sale, names, requests, before, earlier, .. } = prepared;
         outcome.ledger.merge(earlier);
-        let mut checks = Vec::new();
+        let (server, requests) = sale.targets.first().zip(requests.first()).context("no server was named")?;
+        let user_id = |user| requests.user_id(user);
+        let mut checks = verify::answers(&outcome.ledger, sale.unknown_max, &user_id).to_vec();
         let mut viewed_in = Duration::ZERO;
-        if let (true, Some(first)) = (sale.check, sale.targets.first()) {
+        if sale.check {
             let asked = Instant::now();
-            let after = api::view_coupons(first, &names, |id| requests.user_of(id))?;
+            let after = api::view_coupons(server, &names, |id| requests.user_of(id))?;
             viewed_in = asked.elapsed();
-            checks = verify::verify(&outcome.ledger, &before, &after, &|user| requests.user_id(user));
+            checks.extend(verify::verify(&outcome.ledger, &before, &after, &user_id));
         }
         Ok(Report { sale, outcome, timeline, checks, viewed_in })
     }

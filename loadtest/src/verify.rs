@@ -45,6 +45,28 @@ impl Check {
     }
 }
 
+/// Checks what the answers in `ledger` say by themselves. Up to `unknown_max` claims may have no outcome; `None`:
+/// any number of them. `user_id` names users in reports.
+#[must_use]
+pub fn answers(ledger: &Ledger, unknown_max: Option<u64>, user_id: &dyn Fn(u32) -> String) -> [Check; 2] {
+    let known =
+        (ledger.wins.len() + ledger.already_claimed.len()) as u64 + ledger.sold_out.iter().sum::<u64>();
+    let mut contract = Check::new("every answer is one that the contract knows");
+    contract.checked = known;
+    for ask in &ledger.unexpected {
+        contract.that(false, || format!("user {} got none such", user_id(ask.user)));
+    }
+    let mut outcome = Check::new("every claim gets an outcome");
+    outcome.checked = known;
+    let unknown = ledger.unknown.len() as u64;
+    if unknown_max.is_some_and(|most| unknown > most) {
+        for ask in &ledger.unknown {
+            outcome.that(false, || format!("user {} was told none", user_id(ask.user)));
+        }
+    }
+    [contract, outcome]
+}
+
 /// Checks the answers in `ledger` against the coupons `before` and `after` the run. `user_id` names users in reports.
 ///
 /// A user whose outcome is unknown (the connection broke, or "try again" to the end) may or may not be among
@@ -63,11 +85,6 @@ pub fn verify(
     let mut already = ledger.already_claimed.clone();
     already.sort_unstable();
 
-    let mut contract = Check::new("every answer is one that the contract knows");
-    contract.checked = (wins.len() + already.len()) as u64 + ledger.sold_out.iter().sum::<u64>();
-    for ask in &ledger.unexpected {
-        contract.that(false, || format!("user {} got none such", user_id(ask.user)));
-    }
     let mut checks = Checks::new();
     for (index, (before, after)) in before.iter().zip(after).enumerate() {
         let coupon = u32::try_from(index).unwrap_or(u32::MAX);
@@ -80,7 +97,7 @@ pub fn verify(
         checks.coupon(&told, before, after, user_id);
     }
     let Checks { stock, sold_out, twice, once_in_view, same, positions, refused_twice } = checks;
-    vec![contract, stock, sold_out, twice, once_in_view, same, positions, refused_twice]
+    vec![stock, sold_out, twice, once_in_view, same, positions, refused_twice]
 }
 
 /// The answers about one coupon, by user.
@@ -230,8 +247,10 @@ mod tests {
     }
 
     fn broken((ledger, before, after): (Ledger, Vec<Coupon>, Vec<Coupon>)) -> Vec<&'static str> {
-        verify(&ledger, &before, &after, &|user| user.to_string())
+        let name = |user: u32| user.to_string();
+        answers(&ledger, Some(2), &name)
             .into_iter()
+            .chain(verify(&ledger, &before, &after, &name))
             .filter(|check| !check.passed())
             .map(|check| check.promise)
             .collect()
@@ -245,7 +264,7 @@ mod tests {
     #[test]
     fn every_way_to_cheat_is_found() {
         type Cheat = fn(&mut Ledger, &mut Coupon);
-        let cheats: [(Cheat, &str); 9] = [
+        let cheats: [(Cheat, &str); 10] = [
             (|_, after| after.remaining = 1, "the stock and the claims add up, and nothing is oversold"),
             (|ledger, _| ledger.wins.push(ledger.wins[0]), "nobody is told twice to have won"),
             (|_, after| after.claimed_by[0] = Some(9), "nobody is in a coupon's list twice"),
@@ -257,6 +276,10 @@ mod tests {
             (
                 |ledger, _| ledger.unexpected.push(Ask { coupon: 0, user: 8 }),
                 "every answer is one that the contract knows",
+            ),
+            (
+                |ledger, _| ledger.unknown.extend([6, 7, 8].map(|user| Ask { coupon: 0, user })),
+                "every claim gets an outcome",
             ),
         ];
         for (cheat, promise) in cheats {

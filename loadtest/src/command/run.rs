@@ -1,6 +1,8 @@
 //! `loadtest run`
 
 use std::fs;
+use std::num::NonZeroUsize;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,6 +15,12 @@ use crate::http::Target;
 use crate::report::{self, Progress};
 use crate::sale::Sale;
 
+/// Requests per second of an open loop.
+const RATES: RangeInclusive<f64> = 0.001..=1e7;
+
+/// The longest of all lengths of time that are asked for: a week.
+const DURATION_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// New users when neither a number of them nor a time is given.
 const USERS_DEFAULT: u32 = 100_000;
 
@@ -23,14 +31,14 @@ pub struct RunArgs {
     #[arg(long, default_value = "http://localhost:8080")]
     url: Vec<Target>,
     /// Users who ask, each for one coupon [default: 100000, or as many as fit into --duration].
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     users: Option<u32>,
     /// How many there are of each coupon.
-    #[arg(long, default_value_t = 1000)]
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     stock: u32,
     /// Keep-alive connections; in a closed loop each has one request under way.
-    #[arg(long, default_value_t = 256)]
-    connections: usize,
+    #[arg(long, default_value = "256")]
+    connections: NonZeroUsize,
     /// Open loop: requests per second, sent whether or not earlier ones are answered; latency counts from when a
     /// request was due. Needs enough connections.
     #[arg(long)]
@@ -39,7 +47,7 @@ pub struct RunArgs {
     #[arg(long, value_parser = duration)]
     duration: Option<Duration>,
     /// Number of coupons.
-    #[arg(long, default_value_t = 1)]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     coupons: u32,
     /// Zipf exponent of the coupons' popularity: 0 for all alike, 1 for a few that most want.
     #[arg(long, default_value_t = 0.0)]
@@ -62,10 +70,14 @@ pub struct RunArgs {
     timeout: Duration,
     /// Event loops [default: half the number of cores; if that is more, one for every 128 connections, up to the number of cores].
     #[arg(long)]
-    threads: Option<usize>,
+    threads: Option<NonZeroUsize>,
     /// Another seed makes other users repeat and want other coupons.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// How many claims may end without an outcome (the connection broke, or the server was too busy to the end), and
+    /// the run still pass.
+    #[arg(long, default_value_t = 0)]
+    unknown_max: u64,
     /// Does not compare the answers with what the API shows at the end.
     #[arg(long)]
     no_check: bool,
@@ -106,10 +118,10 @@ impl RunArgs {
         let repeats_only = self.repeat_share == 1.0;
         ensure!(!repeats_only || self.earlier_users > 0, "--repeat-share 1 needs --earlier-users");
         ensure!(!repeats_only || self.duration.is_some(), "--repeat-share 1 needs --duration");
-        ensure!(self.rate.is_none_or(|rate| rate > 0.0 && rate <= 1e7), "--rate is a positive number");
+        let rate_ok = self.rate.is_none_or(|rate| RATES.contains(&rate));
+        ensure!(rate_ok, "--rate is a number from {} to {} per second", RATES.start(), RATES.end());
         ensure!(self.skew.is_finite() && self.skew >= 0.0, "--skew is 0 or a positive number");
-        ensure!(self.coupons > 0 && self.stock > 0, "--coupons and --stock are at least 1");
-        ensure!(self.connections > 0, "--connections is at least 1");
+        let connections = self.connections.get();
         let users = self.users.or(if self.duration.is_none() { Some(USERS_DEFAULT) } else { None });
         Ok(Sale {
             targets: self.url,
@@ -125,17 +137,18 @@ impl RunArgs {
             },
             pace: self.rate.map_or(Pace::Closed, |rate| Pace::Open { rate }),
             length: self.duration,
-            connections: self.connections,
-            threads: self.threads.unwrap_or_else(|| threads_default(self.connections)),
+            connections,
+            threads: self.threads.map_or_else(|| threads_default(connections), NonZeroUsize::get),
             timeout: self.timeout,
             drain: self.timeout,
             retries: self.retry,
+            unknown_max: Some(self.unknown_max),
             check: !self.no_check,
         })
     }
 }
 
-/// Reads a length of time such as `500ms`, `30s`, `2m` or plain seconds.
+/// Reads a length of time such as `500ms`, `30s`, `2m` or plain seconds, from a millisecond to a week.
 fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     let seconds = match &text[digits.len()..] {
@@ -145,7 +158,12 @@ fn duration(text: &str) -> Result<Duration, String> {
         _ => return Err("a length of time is written like 500ms, 30s or 2m".to_owned()),
     };
     let number: f64 = digits.parse().map_err(|_| "not a number")?;
-    Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())
+    let length = Duration::try_from_secs_f64(number * seconds).map_err(|error| error.to_string())?;
+    if (Duration::from_millis(1)..=DURATION_MAX).contains(&length) {
+        Ok(length)
+    } else {
+        Err("a length of time is from 1ms to a week".to_owned())
+    }
 }
 
 #[cfg(test)]
@@ -157,6 +175,7 @@ mod tests {
         assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
         assert_eq!(duration("30s"), duration("30"));
         assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert!(duration("0").is_err() && duration("0.1ms").is_err() && duration("1e19s").is_err());
         assert!(duration("-1s").is_err() && duration("soon").is_err() && duration("3h").is_err());
     }
 }

@@ -65,10 +65,14 @@ pub(super) enum Received {
 
 #[derive(Debug)]
 pub(super) struct Connection {
+    /// Which of the servers it leads to.
+    pub(super) server: usize,
     address: SocketAddr,
     stream: Option<TcpStream>,
     pub(super) link: Link,
     pub(super) request: Option<Request>,
+    /// Listed as waiting for a request to be due.
+    pub(super) idle: bool,
     /// The bytes of the request, and how many of them the kernel has taken.
     pub(super) out: Vec<u8>,
     written: usize,
@@ -80,12 +84,14 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(address: SocketAddr, now: Instant) -> Self {
+    pub(super) fn new(server: usize, address: SocketAddr, now: Instant) -> Self {
         Self {
+            server,
             address,
             stream: None,
             link: Link::Down(now),
             request: None,
+            idle: false,
             out: Vec::with_capacity(512),
             written: 0,
             answer: ResponseBuffer::new(ANSWER_BYTES_MAX),

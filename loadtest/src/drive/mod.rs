@@ -43,10 +43,15 @@ pub fn threads_default(connections: usize) -> usize {
     cores.div_ceil(2).max(connections.div_ceil(CONNECTIONS_PER_THREAD)).min(cores)
 }
 
+/// Event loops that are started when `wanted` are: none is without a connection.
+pub fn threads_used(wanted: usize, connections: usize) -> usize {
+    wanted.clamp(1, connections.max(1))
+}
+
 /// How the load is driven.
 #[derive(Debug, Clone)]
 pub struct Drive {
-    /// Where to connect to; the connections take turns.
+    /// The servers to connect to; the connections take turns.
     pub addresses: Vec<SocketAddr>,
     /// Keep-alive connections, over all threads.
     pub connections: usize,
@@ -84,7 +89,7 @@ pub struct Outcome {
 /// A finished stretch of time: the how-manieth it is, and what was counted in it by one thread.
 pub type Stretch = (u64, Tally);
 
-/// Drives `plan` and calls `progress` with each stretch of time that a thread has finished, and with `None` when
+/// Drives `plan` with the `requests` for each server, and calls `progress` with each stretch of time that a thread has finished, and with `None` when
 /// nothing came for a while.
 ///
 /// # Errors
@@ -92,11 +97,11 @@ pub type Stretch = (u64, Tally);
 pub fn drive(
     drive: &Drive,
     plan: &Plan,
-    requests: &Requests,
+    requests: &[Requests],
     coupons: usize,
     mut progress: impl FnMut(Option<Stretch>),
 ) -> io::Result<Outcome> {
-    let threads = drive.threads.clamp(1, drive.connections.max(1));
+    let threads = threads_used(drive.threads, drive.connections);
     let next = AtomicU64::new(0);
     let failed = AtomicBool::new(false);
     let connected = Barrier::new(threads);

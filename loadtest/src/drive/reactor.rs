@@ -48,7 +48,8 @@ pub(super) struct Share {
 
 pub(super) struct Reactor<'a> {
     drive: &'a Drive,
-    requests: &'a Requests,
+    /// The requests for each server.
+    requests: &'a [Requests],
     poll: AlarmPoll,
     reader: Reader,
     connections: Vec<Connection>,
@@ -69,18 +70,18 @@ impl<'a> Reactor<'a> {
     /// Opens `share` connections for thread number `thread` and waits until they are open, or it has taken too long.
     pub(super) fn connect(
         drive: &'a Drive,
-        requests: &'a Requests,
+        requests: &'a [Requests],
         (thread, share): (usize, usize),
         coupons: usize,
     ) -> io::Result<Self> {
         let now = Instant::now();
-        let addresses = drive.addresses.iter().cycle().skip(thread);
+        let servers = drive.addresses.iter().enumerate().cycle().skip(thread).take(share);
         let mut reactor = Self {
             drive,
             requests,
             poll: AlarmPoll::new()?,
             reader: Reader::default(),
-            connections: addresses.take(share).map(|&address| Connection::new(address, now)).collect(),
+            connections: servers.map(|(server, &address)| Connection::new(server, address, now)).collect(),
             idle: Vec::with_capacity(share),
             timers: BinaryHeap::with_capacity(share),
             under_way: 0,
@@ -172,6 +173,7 @@ impl<'a> Reactor<'a> {
             match source.next(now) {
                 Next::Send { serial, ask, due } => {
                     self.idle.pop();
+                    self.connections[index].idle = false;
                     self.begin(index, Request::new(ask, serial, due), now);
                 }
                 Next::Wait(due) => return Some(due),
@@ -215,7 +217,8 @@ impl<'a> Reactor<'a> {
         }
     }
 
-    /// Does what the connection is ready to do: open, send again, or take the next request.
+    /// Does what the connection is ready to do: open, send again, or take the next request. A timer that has
+    /// become pointless does no harm.
     fn advance(&mut self, index: usize, now: Instant, source: &mut Source<'_>) {
         let connection = &self.connections[index];
         let phase = connection.request.as_ref().map(|request| request.phase);
@@ -225,9 +228,14 @@ impl<'a> Reactor<'a> {
             (Link::Down(at), _) | (Link::Up, Some(Phase::Parked(at))) => {
                 self.timers.push(Reverse((at, index)))
             }
+            // It is given what is due, by `start_due`.
+            (Link::Up, None) if connection.idle => {}
             (Link::Up, None) => match source.next(now) {
                 Next::Send { serial, ask, due } => self.begin(index, Request::new(ask, serial, due), now),
-                Next::Wait(_) => self.idle.push(index),
+                Next::Wait(_) => {
+                    self.connections[index].idle = true;
+                    self.idle.push(index);
+                }
                 Next::Over => self.over = true,
             },
             (Link::Up, Some(Phase::Sent(_))) | (Link::Connecting(_) | Link::GivenUp, _) => {}
@@ -235,8 +243,10 @@ impl<'a> Reactor<'a> {
     }
 
     fn begin(&mut self, index: usize, request: Request, now: Instant) {
-        self.requests.write_user(&mut self.connections[index].user_id, request.ask.user);
-        self.connections[index].request = Some(request);
+        let connection = &mut self.connections[index];
+        debug_assert!(connection.request.is_none(), "one request at a time");
+        self.requests[connection.server].write_user(&mut connection.user_id, request.ask.user);
+        connection.request = Some(request);
         self.under_way += 1;
         self.send(index, now);
     }
@@ -245,12 +255,13 @@ impl<'a> Reactor<'a> {
     fn send(&mut self, index: usize, now: Instant) {
         let connection = &mut self.connections[index];
         let Some(request) = &connection.request else { return };
+        let requests = &self.requests[connection.server];
         match &request.follow {
             Some(location) => {
                 self.tally.follow_ups += 1;
-                self.requests.write_follow_up(&mut connection.out, location);
+                requests.write_follow_up(&mut connection.out, location);
             }
-            None => self.requests.write(&mut connection.out, request.ask, request.serial),
+            None => requests.write(&mut connection.out, request.ask, request.serial),
         }
         if connection.send(now).is_err() {
             self.fail(index, Fault::Broken, now);
@@ -266,12 +277,16 @@ impl<'a> Reactor<'a> {
         let code = self.reader.code(&response);
         self.tally.answers.add(response.status, code);
         let Some(request) = &mut connection.request else { return };
-        let meaning = self.reader.meaning(&response, code, &connection.user_id);
+        let mut meaning = self.reader.meaning(&response, code, &connection.user_id);
         let pause = response.retry_after_s.map_or(PAUSE, |s| Duration::from_secs(s.into())).min(PAUSE_MAX);
         let again = match meaning {
             Meaning::Pending => {
                 if let Some(location) = response.location {
                     request.follow = Some(String::from_utf8_lossy(location).into_owned());
+                }
+                if request.follow.is_none() {
+                    // Where to ask for the outcome belongs to the answer.
+                    meaning = Meaning::Unexpected;
                 }
                 request.follow.is_some() && now < request.due + self.drive.follow
             }
@@ -326,6 +341,9 @@ impl<'a> Reactor<'a> {
         if let Some(request) = &mut connection.request
             && matches!(request.phase, Phase::Sent(_))
         {
+            if fault == Fault::Malformed {
+                self.ledger.unexpected.push(request.ask);
+            }
             if request.attempts < self.drive.retries {
                 let pause = (PAUSE * 2u32.pow(request.attempts.min(6))).min(PAUSE_MAX);
                 request.phase = Phase::Parked(now + pause);
@@ -352,7 +370,9 @@ impl<'a> Reactor<'a> {
     /// Drops the TCP connection, to be opened again later.
     fn take_down(&mut self, index: usize, reopen_at: Instant) {
         self.connections[index].close(reopen_at);
-        self.idle.retain(|&idle| idle != index);
+        if std::mem::take(&mut self.connections[index].idle) {
+            self.idle.retain(|&idle| idle != index);
+        }
         self.timers.push(Reverse((reopen_at, index)));
     }
 

@@ -3,7 +3,7 @@
 use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json as value};
 
-use crate::drive::{Fault, Pace, percentile_ms};
+use crate::drive::{Fault, Pace, percentile_ms, threads_used};
 use crate::http::Target;
 use crate::sale::Report;
 
@@ -29,7 +29,7 @@ pub fn json(report: &Report) -> Value {
             "repeat_share": sale.mix.repeat_share,
             "seed": sale.mix.seed,
             "connections": sale.connections,
-            "threads": sale.threads,
+            "threads": threads_used(sale.threads, sale.connections),
             "rate": if let Pace::Open { rate } = sale.pace { Some(rate) } else { None },
             "duration_s": sale.length.map(|length| length.as_secs_f64()),
             "retries_max": sale.retries,

@@ -2,7 +2,7 @@
 
 use loadtest::drive::Mix;
 
-use crate::fake::{Manner, Server};
+use crate::fake::{self, Manner, Server};
 use crate::{broken, sale};
 
 #[test]
@@ -25,6 +25,21 @@ fn many_coupons_and_repeated_users_pass_on_an_honest_server() {
     assert_eq!(broken(&report), [""; 0]);
     assert!(!report.outcome.ledger.already_claimed.is_empty());
     assert!(report.outcome.total.finished > 1600);
+}
+
+#[test]
+fn several_servers_are_each_asked_in_their_own_way() {
+    let server = Server::start(Manner::Pending);
+    let mut sale = sale(&server);
+    // A fake server of its own knows nothing of this one's coupon.
+    let elsewhere = Server::start(Manner::Honest);
+    let front = format!("{}/front", server.url().replace("127.0.0.1", "localhost"));
+    sale.targets = [server.url(), front].iter().map(|url| url.parse().unwrap()).collect();
+    let report = sale.clone().run(|_| ()).unwrap();
+    assert_eq!(broken(&report), [""; 0]);
+    assert_eq!(report.outcome.total.won, 50);
+    sale.targets[1] = format!("{}/front", elsewhere.url()).parse().unwrap();
+    assert!(!sale.run(|_| ()).unwrap().passed());
 }
 
 #[test]
@@ -51,6 +66,7 @@ fn each_cheat_is_found() {
         (Manner::SoldOutEarly, "sold out is said only when all are gone"),
         (Manner::FalseConflict, "claimed already is said only to winners"),
         (Manner::Fails, "every answer is one that the contract knows"),
+        (Manner::PointsNowhere, "every answer is one that the contract knows"),
     ];
     for (manner, promise) in cheats {
         let server = Server::start(manner);
@@ -60,4 +76,16 @@ fn each_cheat_is_found() {
         assert!(broken(&report).contains(&promise), "{manner:?}: {:?}", broken(&report));
         assert!(!report.passed());
     }
+}
+
+#[test]
+fn what_is_no_http_is_no_answer_of_the_contract() {
+    let server = Server::start(Manner::Honest);
+    let mut sale = sale(&server);
+    sale.targets = vec![format!("http://{}", fake::no_http()).parse().unwrap()];
+    sale.mix.users = Some(3);
+    sale.retries = 0;
+    sale.unknown_max = None;
+    let report = sale.run(|_| ()).unwrap();
+    assert_eq!(broken(&report), ["every answer is one that the contract knows"]);
 }

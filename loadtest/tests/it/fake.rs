@@ -1,8 +1,9 @@
 //! A coupon API in memory, right or wrong in one chosen way.
 
 use std::collections::{HashMap, HashSet};
+use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
 use axum::extract::{Path, State};
@@ -39,9 +40,13 @@ pub(crate) enum Manner {
     Pending,
     /// Every third claim is applied, and the connection closed without an answer.
     BreaksOff,
-    /// The server asks for a new connection for every request.
+    /// The server asks for a new connection for every request, and takes 10 ms to answer.
     Closes,
-    /// No answer before this long after the start.
+    /// Every third claim is applied, and not answered.
+    Sleeps,
+    /// Every claim is answered with 202, without a word on where to ask for its outcome.
+    PointsNowhere,
+    /// No answer before this long after the first claim.
     Stalls(Duration),
 }
 
@@ -56,7 +61,7 @@ struct Coupon {
 #[derive(Debug)]
 struct Shared {
     manner: Manner,
-    start: Instant,
+    first_claim: OnceLock<Instant>,
     coupons: Mutex<HashMap<String, Coupon>>,
     keys: Mutex<HashMap<String, (StatusCode, Value)>>,
 }
@@ -67,6 +72,27 @@ impl Shared {
     }
 }
 
+/// A server that does everything right, but for what it answers claims with. It ends with the process.
+pub(crate) fn no_http() -> SocketAddr {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).unwrap();
+            let view = r#"{"name":"c","amount":50,"remaining_amount":50,"claimed_by":[]}"#;
+            let answer = match &request[..read] {
+                claim if claim.starts_with(b"POST /api/coupons/claim ") => "garbage\r\n\r\n".to_owned(),
+                new if new.starts_with(b"POST ") => "HTTP/1.0 201 Created\r\n\r\n".to_owned(),
+                _ => format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{view}", view.len()),
+            };
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    address
+}
+
 /// A running server; it stops when dropped.
 pub(crate) struct Server {
     address: SocketAddr,
@@ -75,16 +101,19 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(manner: Manner) -> Self {
-        let shared =
-            Shared { manner, start: Instant::now(), coupons: Mutex::default(), keys: Mutex::default() };
-        Self::serve(
-            Router::new()
-                .route("/api/coupons", post(create))
-                .route("/api/coupons/claim", post(claim))
-                .route("/api/coupons/{name}", get(view))
-                .route("/api/coupons/{name}/claims/{user}", get(outcome))
-                .with_state(Arc::new(shared)),
-        )
+        let shared = Shared {
+            manner,
+            first_claim: OnceLock::new(),
+            coupons: Mutex::default(),
+            keys: Mutex::default(),
+        };
+        let api = Router::new()
+            .route("/api/coupons", post(create))
+            .route("/api/coupons/claim", post(claim))
+            .route("/api/coupons/{name}", get(view))
+            .route("/api/coupons/{name}/claims/{user}", get(outcome))
+            .with_state(Arc::new(shared));
+        Self::serve(api.clone().nest("/front", api))
     }
 
     pub(crate) fn ceiling() -> Self {
@@ -135,8 +164,10 @@ async fn claim(State(shared): State<Arc<Shared>>, headers: HeaderMap, Json(claim
         shared.keys.lock().unwrap().insert(key.clone(), (StatusCode::ACCEPTED, json!({}))).is_none();
     match shared.manner {
         Manner::Stalls(time) => {
-            tokio::time::sleep_until((shared.start + time).into()).await;
+            let start = *shared.first_claim.get_or_init(Instant::now);
+            tokio::time::sleep_until((start + time).into()).await;
         }
+        Manner::Closes => tokio::time::sleep(Duration::from_millis(10)).await,
         Manner::Busy if first_time => {
             return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "0")]).into_response();
         }
@@ -147,17 +178,17 @@ async fn claim(State(shared): State<Arc<Shared>>, headers: HeaderMap, Json(claim
     } else {
         None
     };
-    let Some((outcome, break_off)) = decided else {
+    let Some((outcome, silent)) = decided else {
         // The same key again: the same outcome again.
         let outcome = shared.keys.lock().unwrap()[&format!("outcome {key}")].clone();
         return outcome.into_response_json();
     };
     shared.keys.lock().unwrap().insert(format!("outcome {key}"), outcome.clone());
-    if break_off {
-        // Closes the connection, without the message that a panic would print.
-        std::panic::resume_unwind(Box::new(()));
-    }
     match shared.manner {
+        // Closes the connection, without the message that a panic would print.
+        Manner::BreaksOff if silent => std::panic::resume_unwind(Box::new(())),
+        Manner::Sleeps if silent => std::future::pending().await,
+        Manner::PointsNowhere => StatusCode::ACCEPTED.into_response(),
         Manner::Pending => {
             shared.keys.lock().unwrap().insert(format!("{name} {user}"), outcome);
             let location = format!("/api/coupons/{name}/claims/{user}?asked=0");
@@ -168,7 +199,7 @@ async fn claim(State(shared): State<Arc<Shared>>, headers: HeaderMap, Json(claim
     }
 }
 
-/// The outcome of a claim, and whether to break off the connection instead of telling it.
+/// The outcome of a claim, and whether it is one that some servers do not tell.
 fn decide(shared: &Shared, user: &str, name: &str) -> ((StatusCode, Value), bool) {
     let manner = shared.manner;
     let problem = |status, code: &str| (status, json!({"code": code}));
@@ -204,7 +235,7 @@ fn decide(shared: &Shared, user: &str, name: &str) -> ((StatusCode, Value), bool
     }
     let position = coupon.claimed_by.len() - usize::from(manner == Manner::WrongPosition);
     let won = json!({"status": "claimed", "coupon_name": name, "user_id": user, "position": position});
-    ((StatusCode::OK, won), manner == Manner::BreaksOff && third)
+    ((StatusCode::OK, won), third)
 }
 
 /// Where a 202 points: still pending when asked for the first time.

@@ -27,6 +27,7 @@ fn sale(server: &fake::Server) -> Sale {
         timeout: Duration::from_secs(20),
         drain: Duration::from_secs(20),
         retries: 5,
+        unknown_max: Some(0),
         check: true,
     }
 }
