@@ -29,10 +29,12 @@ use workload::Workload;
 /// What to compare, and how thoroughly.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Beginnings of the workloads' names; empty for all.
+    /// Names of the workloads, or letters of groups; empty for all.
     pub workloads: Vec<String>,
     /// Names of the systems; empty for all.
     pub systems: Vec<String>,
+    /// Environment variables of this system's APIs and workers, which inherit none.
+    pub settings: Vec<(String, String)>,
     /// How often everything is measured.
     pub repeats: u32,
     /// Length of one measurement.
@@ -59,36 +61,43 @@ pub fn workspace() -> PathBuf {
 pub fn bench(options: &Options) -> anyhow::Result<(String, bool)> {
     let workloads = chosen(Workload::all(), &options.workloads, |workload| workload.id)?;
     let systems = chosen(System::ALL.to_vec(), &options.systems, |system| system.name())?;
+    let any = workloads.iter().any(|workload| systems.iter().any(|system| workload.suits(*system)));
+    ensure!(any, "none of these systems is measured with any of these workloads");
     let binaries = binaries(options.build)?;
     // The generator has threads of its own: the runtime only starts and stops processes.
     let runtime = Runtime::new()?;
     let folder = temporary_folder()?;
     let postgres = runtime.block_on(Postgres::start(stack::postgres_options(&folder)))?;
     let machine = runtime.block_on(Machine::look(&postgres.url("postgres"), &workspace()))?;
-    let ground = Ground { postgres, binaries, folder };
+    let ground = Ground { postgres, binaries, folder, settings: options.settings.clone() };
 
-    let outcome = measure(&runtime, &ground, &workloads, &systems, options);
+    let mut results = Results::default();
+    let outcome = measure(&runtime, &ground, &workloads, &systems, options, &mut results);
+    if let Some(file) = &options.json {
+        // Also when something failed: what was measured until then.
+        let all = json!({"machine": machine, "seconds": options.seconds, "measurements": results});
+        fs::write(file, serde_json::to_vec_pretty(&all)?)
+            .with_context(|| format!("writing {}", file.display()))?;
+    }
     let Ground { postgres, folder, .. } = ground;
     runtime.block_on(postgres.stop())?;
     // It holds the lock of its folder.
     drop(postgres);
     // Kept when something failed, for the logs.
-    let results = outcome.with_context(|| format!("logs are in {}", folder.display()))?;
+    outcome.with_context(|| format!("logs are in {}", folder.display()))?;
     runtime.block_on(Postgres::remove(&stack::postgres_options(&folder).data_dir))?;
     fs::remove_dir_all(&folder).with_context(|| format!("removing {}", folder.display()))?;
 
     let tables = tables::tables(&results, &workloads, &systems);
-    if let Some(file) = &options.json {
-        let all = json!({"machine": machine, "seconds": options.seconds, "measurements": results});
-        fs::write(file, serde_json::to_vec_pretty(&all)?)
-            .with_context(|| format!("writing {}", file.display()))?;
-    }
     if let Some(docs) = &options.docs {
-        let how = format!(
+        let mut how = format!(
             "Each figure is the median of {} runs of {} seconds, each from an empty database, interleaved with those \
              of the other systems.",
             options.repeats, options.seconds
         );
+        for (name, value) in &options.settings {
+            how.push_str(&format!(" This system has `{name}={value}`."));
+        }
         page::write(docs, &machine, &results, &tables, &workloads, &systems, &how)?;
     }
     let sound = results.0.iter().all(|measurement| measurement.broken.is_empty());
@@ -101,8 +110,8 @@ fn measure(
     workloads: &[Workload],
     systems: &[System],
     options: &Options,
-) -> anyhow::Result<Results> {
-    let mut results = Results::default();
+    results: &mut Results,
+) -> anyhow::Result<()> {
     let mut run = 0;
     for repeat in 1..=options.repeats {
         for (row, workload) in workloads.iter().enumerate() {
@@ -118,7 +127,7 @@ fn measure(
             }
         }
     }
-    Ok(results)
+    Ok(())
 }
 
 fn one(
@@ -165,7 +174,8 @@ impl Meter {
         let ours: f64 = cpu.values().sum();
         let foreign_cpu = match (self.machine, before.machine) {
             (Some(after), Some(before)) if after.1 > before.1 => {
-                // The kernel's own work for the disk and the network is counted as foreign, too.
+                // The kernel's own work for the disk and the network is counted as foreign, too, and what the
+                // host of a virtual machine took away.
                 ((after.0 - before.0 - ours) / (after.1 - before.1)).max(0.0)
             }
             _ => 0.0,
@@ -194,7 +204,7 @@ fn line(measurement: &Measurement, repeats: u32) -> String {
     line
 }
 
-/// Those of `all` whose names begin with one of `wanted`.
+/// Those of `all` that one of `wanted` is the name of, or the group's letter; all of them if nothing is wanted.
 fn chosen<T>(
     mut all: Vec<T>,
     wanted: &[String],

@@ -1,6 +1,7 @@
 //! The measured part of `docs/PERFORMANCE.md`, and its plots.
 
 use std::fs;
+use std::io;
 use std::path::Path;
 
 use anyhow::Context;
@@ -36,7 +37,10 @@ pub(super) fn write(
     }
     figures.push_str(tables);
     let file = folder.join("PERFORMANCE.md");
-    let page = fs::read_to_string(&file).unwrap_or_else(|_| TITLE.to_owned());
+    let page = match fs::read_to_string(&file) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => TITLE.to_owned(),
+        page => page.with_context(|| format!("reading {}", file.display()))?,
+    };
     fs::write(&file, replaced(&page, &figures)).with_context(|| format!("writing {}", file.display()))
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use crate::drive::percentile_ms;
+use crate::drive::{Plan, percentile_ms};
 use crate::sale::Report;
 use crate::timeline::Sample;
 
@@ -24,6 +24,8 @@ pub(super) struct Measurement {
     pub(super) max_ms: f64,
     /// Requests of an open loop that could not even be sent in time, and those whose outcome is unknown.
     pub(super) missed: u64,
+    /// Users of a workload with a number of them who had not asked when the time was over.
+    pub(super) not_asked: u64,
     pub(super) answers: Vec<(u16, String, u64)>,
     /// Promises that did not hold.
     pub(super) broken: Vec<&'static str>,
@@ -67,6 +69,11 @@ impl Measurement {
             p99_ms: percentile_ms(&total.latency_us, 99.0),
             max_ms: total.latency_us.max() as f64 / 1000.0,
             missed: report.outcome.unsent + report.outcome.ledger.unknown.len() as u64,
+            not_asked: report
+                .sale
+                .mix
+                .users
+                .map_or(0, |_| Plan::new(&report.sale.mix).requests().saturating_sub(report.outcome.sent)),
             answers: total
                 .answers
                 .kinds()

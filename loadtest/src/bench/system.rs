@@ -86,6 +86,8 @@ pub(super) struct Ground {
     /// The folder with `coupon-api` and `coupon-worker`.
     pub(super) binaries: PathBuf,
     pub(super) folder: PathBuf,
+    /// Environment variables of this system's processes.
+    pub(super) settings: Vec<(String, String)>,
 }
 
 /// A system that serves claims.
@@ -149,7 +151,9 @@ impl Ground {
         running.watched.push(Watched { role: "nats", pid: nats.pid(), tree: false });
         let program = |name: &str, user: NatsUser, log: String| {
             Program::new(self.binaries.join(name), folder.join(log))
+                .clean_env()
                 .folder(folder)
+                .envs(self.settings.iter().cloned())
                 .env("DATABASE_URL", database_url)
                 .env("NATS_URL", nats.url())
                 .env("NATS_USER", user.name())

@@ -1,8 +1,9 @@
 //! The figures as tables, readable as text and as Markdown.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::report::{ms, rate};
+use crate::report::{count, ms, rate};
 
 use super::results::{Measurement, Results, Spread};
 use super::system::System;
@@ -195,18 +196,28 @@ fn notes(results: &Results) -> Vec<String> {
     let mut notes = Vec::new();
     let unchecked = System::Ceiling.name();
     let checked = results.0.iter().filter(|m| m.system != unchecked);
-    let (sound, broken): (Vec<_>, Vec<_>) = checked.partition(|m| m.broken.is_empty());
     notes.push(format!(
         "After each of {} runs every answer was compared with what the API showed; {} did not match.",
-        sound.len() + broken.len(),
-        broken.len()
+        checked.clone().count(),
+        checked.filter(|m| !m.broken.is_empty()).count()
     ));
-    for run in broken {
+    for run in results.0.iter().filter(|m| !m.broken.is_empty()) {
         notes.push(format!("BROKEN: {} on {}: {}", run.workload, run.system, run.broken.join("; ")));
+    }
+    let mut cut_short = BTreeMap::<_, Vec<_>>::new();
+    for run in results.0.iter().filter(|m| m.not_asked > 0) {
+        cut_short.entry((run.workload, run.system)).or_default().push(run.not_asked);
+    }
+    for ((workload, system), left) in cut_short {
+        notes.push(format!(
+            "({workload}) on {system} ran out of time in {} runs; up to {} users had not asked by then.",
+            left.len(),
+            count(left.into_iter().max().unwrap_or_default())
+        ));
     }
     if let Some(foreign) = Spread::of(results.0.iter().map(|m| m.foreign_cpu)) {
         notes.push(format!(
-            "CPU time taken by unrelated programs during the runs: median {:.0}%, at most {:.0}%.",
+            "CPU time taken by anything else during the runs: median {:.0}%, at most {:.0}%.",
             foreign.median * 100.0,
             foreign.max * 100.0
         ));

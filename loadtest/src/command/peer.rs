@@ -18,6 +18,9 @@ pub struct PeerArgs {
     /// The peer's own database; not used by the ceiling.
     #[arg(long, required_if_eq_any = [("design", "row-lock"), ("design", "conditional")])]
     database_url: Option<String>,
+    /// Sessions of the database that claims take turns on.
+    #[arg(long, default_value_t = peers::SESSIONS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    sessions: u32,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -35,12 +38,11 @@ impl PeerArgs {
         let runtime = tokio::runtime::Runtime::new().context("the runtime")?;
         runtime.block_on(async {
             let url = self.database_url.unwrap_or_default();
+            let database = async || peers::connect(&url, self.sessions).await.context("the database");
             let router = match self.design {
                 Design::Ceiling => peers::ceiling(),
-                Design::RowLock => peers::row_lock(peers::connect(&url).await.context("the database")?),
-                Design::Conditional => {
-                    peers::conditional(peers::connect(&url).await.context("the database")?)
-                }
+                Design::RowLock => peers::row_lock(database().await?),
+                Design::Conditional => peers::conditional(database().await?),
             };
             peers::serve(router, self.port).await.with_context(|| format!("port {}", self.port))
         })?;

@@ -13,7 +13,7 @@ use axum::Router;
 pub use ceiling::ceiling;
 pub use conditional::conditional;
 pub use row_lock::row_lock;
-pub use store::connect;
+pub use store::{SESSIONS_DEFAULT, connect};
 
 /// Serves `router` on this machine's loopback address until the process ends.
 ///

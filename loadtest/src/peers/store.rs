@@ -8,8 +8,8 @@ use sqlx::postgres::PgPoolOptions;
 
 use super::contract::{CouponView, NewCoupon, Refusal};
 
-/// Connections per peer.
-const POOL_CONNECTIONS: u32 = 20;
+/// Sessions of a peer unless told otherwise.
+pub const SESSIONS_DEFAULT: u32 = 20;
 
 /// The same tables for both. `position` is written with the claim, as the answer tells it.
 const TABLES: [&str; 2] = [
@@ -28,14 +28,14 @@ const TABLES: [&str; 2] = [
     )",
 ];
 
-/// Opens the pool and makes the tables.
+/// Opens a pool of `sessions` and makes the tables.
 ///
 /// # Errors
 /// When the database cannot be reached or refuses.
-pub async fn connect(database_url: &str) -> sqlx::Result<PgPool> {
+pub async fn connect(database_url: &str, sessions: u32) -> sqlx::Result<PgPool> {
     let pool = PgPoolOptions::new()
-        .min_connections(POOL_CONNECTIONS)
-        .max_connections(POOL_CONNECTIONS)
+        .min_connections(sessions)
+        .max_connections(sessions)
         // A ping before every use would cost a round trip per claim.
         .test_before_acquire(false)
         .connect(database_url)
