@@ -5,6 +5,9 @@ use std::time::Duration;
 use common::config::{self, ConfigError, Env};
 use sqlx::postgres::PgConnectOptions;
 
+/// The most that `LEASE_MS` may be.
+pub const LEASE_MS_MAX: u64 = 60_000;
+
 /// Default of `LEASE_MS`.
 pub const LEASE_MS_DEFAULT: u64 = 2_000;
 
@@ -61,7 +64,7 @@ impl Config {
             database: config::database(env)?,
             nats: config::Nats::from_env(env)?,
             partitions: env.partitions()?,
-            lease: env.millis("LEASE_MS", LEASE_MS_DEFAULT, 200..=60_000)?,
+            lease: env.millis("LEASE_MS", LEASE_MS_DEFAULT, 200..=LEASE_MS_MAX)?,
             transaction_claims_max: env.number(
                 "TRANSACTION_CLAIMS_MAX",
                 TRANSACTION_CLAIMS_MAX_DEFAULT,

@@ -24,6 +24,9 @@ use crate::{Worker, share};
 /// Heartbeats per lease time.
 const HEARTBEATS_PER_LEASE: u32 = 8;
 
+/// How long a connection to Postgres may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// A partition's running loop.
 struct Running {
     epoch: i64,
@@ -83,45 +86,46 @@ impl Manager {
                 _ = beat.tick() => {}
                 () = changed.notified() => {}
             }
-            self.beat().await;
+            self.beat(&stop).await;
         };
         listener.abort();
         self.stop().await;
         result
     }
 
-    async fn beat(&mut self) {
-        // Well below the lease: a connection that hangs must not cost all of them.
-        let timeout = self.worker.config.lease / 3;
-        let error = match tokio::time::timeout(timeout, self.try_beat()).await {
-            Ok(Ok(())) => {
-                if !std::mem::replace(&mut self.healthy, true) {
-                    tracing::info!("Postgres answers again");
-                }
-                return;
+    async fn beat(&mut self, stop: &CancellationToken) {
+        let Err(error) = self.try_beat(stop).await else {
+            if !stop.is_cancelled() && !std::mem::replace(&mut self.healthy, true) {
+                tracing::info!("Postgres answers again");
             }
-            Ok(Err(error)) => error.to_string(),
-            Err(_) => "no answer in time".to_owned(),
+            return;
         };
         self.connection = None;
         self.acquire_from = Instant::now() + 2 * self.worker.config.lease / HEARTBEATS_PER_LEASE;
         if std::mem::replace(&mut self.healthy, false) {
-            tracing::warn!(error, "no heartbeat; leases may run out");
+            tracing::warn!(%error, "no heartbeat; leases may run out");
         }
     }
 
-    async fn try_beat(&mut self) -> sqlx::Result<()> {
+    async fn try_beat(&mut self, stop: &CancellationToken) -> sqlx::Result<()> {
         let (id, lease) = (self.worker.id, self.worker.config.lease);
         let running: Vec<i32> = self.running.keys().map(|partition| partition.as_i32()).collect();
         let without_queue = self.is_without_queue();
+        let answer = Answer { limit: lease / 3 };
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                let mut connection = self.worker.database.connect().await?;
+                // Longer than a beat where Postgres is far away: it must come about nevertheless.
+                let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.worker.database.connect());
+                let Some(opened) = stop.run_until_cancelled(opened).await else { return Ok(()) };
+                let mut connection = opened.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+                // A look first: a worker that Postgres answers too late must not take a share from the others
+                // by saying that it lives.
+                answer.of(store::leases(&mut connection)).await?;
                 if !without_queue {
                     // The others make room for a new worker at once.
-                    store::heartbeat(&mut connection, id, &running, lease).await?;
-                    store::announce(&mut connection).await?;
+                    answer.of(store::heartbeat(&mut connection, id, &running, lease)).await?;
+                    answer.of(store::announce(&mut connection)).await?;
                 }
                 none.insert(connection)
             }
@@ -131,10 +135,10 @@ impl Manager {
             for running in self.running.values() {
                 running.stop.cancel();
             }
-            return store::leave(connection, id).await;
+            return answer.of(store::leave(connection, id)).await;
         }
-        store::heartbeat(connection, id, &running, lease).await?;
-        let (living, leases) = store::leases(connection).await?;
+        answer.of(store::heartbeat(connection, id, &running, lease)).await?;
+        let (living, leases) = answer.of(store::leases(connection)).await?;
         let share = share::of(id, &living, leases.len());
         let wanted = self.review(&leases, share);
         let active = self.running.values().filter(|running| !running.stop.is_cancelled()).count();
@@ -143,7 +147,7 @@ impl Manager {
             return Ok(());
         }
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        let acquired = store::acquire(connection, id, &wanted, missing, lease).await?;
+        let acquired = answer.of(store::acquire(connection, id, &wanted, missing, lease)).await?;
         for (number, epoch) in acquired {
             self.start(PartitionId::new(number.unsigned_abs()), epoch);
         }
@@ -210,6 +214,20 @@ impl Manager {
             let _ = tokio::time::timeout(Duration::from_secs(1), connection.close()).await;
         }
         tracing::info!(worker = %id, "worker stopped");
+    }
+}
+
+/// How long Postgres may take for one answer: well below the lease, as a connection that hangs must not cost all
+/// of them. (Not for a whole beat: that is a dozen round trips on a new connection, and would never be done where
+/// Postgres is far away.)
+struct Answer {
+    limit: Duration,
+}
+
+impl Answer {
+    async fn of<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+        let in_time = tokio::time::timeout(self.limit, answer).await;
+        in_time.unwrap_or_else(|_| Err(sqlx::Error::Protocol("no answer in time".to_owned())))
     }
 }
 

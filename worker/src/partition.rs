@@ -1,6 +1,7 @@
 //! The loop of one owned partition: read a batch, apply it, reply; begin anew after any failure.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Worker;
 use crate::apply::Transaction;
 use crate::memory::Memory;
-use crate::source::{Source, SourceError};
+use crate::source::{self, Source, SourceError};
 use crate::store::{self, PartitionRow, Written};
 
 /// How long a connection to Postgres may take to come up.
@@ -47,7 +48,7 @@ pub(crate) enum End {
 impl Partition {
     pub(crate) fn new(worker: Arc<Worker>, id: PartitionId, epoch: i64) -> Self {
         let interval = worker.config.purge_interval;
-        let purge = Purge { interval, last: Instant::now(), purged: 0, task: None };
+        let purge = Purge { interval, last: Instant::now(), purged: Arc::default(), task: None };
         Self { worker, id, epoch, connection: None, memory: Memory::default(), purge }
     }
 
@@ -59,6 +60,7 @@ impl Partition {
             let Some(opened) = stop.run_until_cancelled(self.open()).await else { break End::Released };
             let error = match opened {
                 Ok(mut source) => {
+                    self.purge.forget();
                     let ended = self.consume(&mut source, &stop, &mut backoff).await;
                     source.close();
                     match ended {
@@ -115,13 +117,14 @@ impl Partition {
         let claims_max = self.worker.config.transaction_claims_max;
         loop {
             let cursor = source.row.last_seq;
+            let created_ns = source.row.stream_created_ns;
             let messages = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 messages = source.next_batch(claims_max) => messages,
                 // Also while nothing comes: a full stream takes nothing before it is purged.
                 () = self.purge.due(cursor) => {
-                    self.purge.up_to(&self.worker, self.id, cursor);
+                    self.purge.up_to(&self.worker, self.id, cursor, created_ns);
                     continue;
                 }
             };
@@ -136,7 +139,7 @@ impl Partition {
             transaction.moves(&mut source.row);
             let cursor = source.row.last_seq;
             if self.purge.is_due(cursor) && source.is_current() {
-                self.purge.up_to(&self.worker, self.id, cursor);
+                self.purge.up_to(&self.worker, self.id, cursor, created_ns);
             }
         }
     }
@@ -249,12 +252,17 @@ impl Partition {
 struct Purge {
     interval: Duration,
     last: Instant,
-    /// The cursor at the last purge.
-    purged: i64,
+    /// The cursor at the last purge that succeeded, of the stream that is read now.
+    purged: Arc<AtomicI64>,
     task: Option<JoinHandle<()>>,
 }
 
 impl Purge {
+    /// What was purged was of a stream that may be gone.
+    fn forget(&mut self) {
+        self.purged = Arc::default();
+    }
+
     fn is_due(&self, cursor: i64) -> bool {
         self.is_wanted(cursor) && self.last.elapsed() >= self.interval
     }
@@ -267,35 +275,67 @@ impl Purge {
         tokio::time::sleep_until((self.last + self.interval).into()).await;
     }
 
+    /// Nothing lies before the first message; and to the server, "before number 0" means all there is.
     fn is_wanted(&self, cursor: i64) -> bool {
-        !self.interval.is_zero() && cursor != self.purged
+        !self.interval.is_zero() && cursor > 1 && cursor != self.purged.load(Ordering::Relaxed)
     }
 
     /// Purges what lies before the cursor. The last applied message stays: the next owner compares
-    /// it with what Postgres remembers.
-    fn up_to(&mut self, worker: &Worker, partition: PartitionId, cursor: i64) {
+    /// it with what Postgres remembers. What fails is tried again when an interval has passed.
+    fn up_to(&mut self, worker: &Worker, partition: PartitionId, cursor: i64, created_ns: Option<i64>) {
         self.last = Instant::now();
         if self.task.as_ref().is_some_and(|task| !task.is_finished()) {
             return;
         }
-        self.purged = cursor;
+        let Ok(sequence @ 1..) = u64::try_from(cursor) else { return };
         let jetstream = jetstream::new(worker.queue.client.clone());
-        let sequence = u64::try_from(cursor).unwrap_or(0);
         let link = worker.queue.link.clone();
         let epoch = link.borrow().epoch;
+        let done = self.purged.clone();
         self.task = Some(tokio::spawn(async move {
             let purged = async {
                 // Not to be sent late, to a server that may have come back with another stream.
                 if *link.borrow() != (Link { up: true, epoch }) {
                     return Ok(());
                 }
-                let stream = jetstream.get_stream_no_info(stream::name(partition)).await?;
+                let stream = jetstream.get_stream(stream::name(partition)).await?;
+                // Made anew meanwhile: what lies before the cursor there has not been applied.
+                if Some(source::created_ns(stream.cached_info())) != created_ns {
+                    return Ok(());
+                }
                 stream.purge().sequence(sequence).await?;
+                done.store(cursor, Ordering::Relaxed);
                 Ok::<_, async_nats::Error>(())
             };
             if let Err(error) = purged.await {
                 tracing::warn!(%partition, %error, "applied messages not purged yet");
             }
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn purge() -> Purge {
+        Purge { interval: Duration::from_secs(1), last: Instant::now(), purged: Arc::default(), task: None }
+    }
+
+    #[test]
+    fn nothing_is_purged_before_the_first_message() {
+        let mut purge = purge();
+        assert!(!purge.is_wanted(0) && !purge.is_wanted(1) && purge.is_wanted(2));
+        // The stream was made anew after something had been purged.
+        purge.purged.store(10, Ordering::Relaxed);
+        purge.forget();
+        assert!(!purge.is_wanted(0) && purge.is_wanted(10));
+    }
+
+    #[test]
+    fn only_what_was_purged_is_not_purged_again() {
+        let purge = purge();
+        purge.purged.store(10, Ordering::Relaxed);
+        assert!(!purge.is_wanted(10) && purge.is_wanted(11));
     }
 }

@@ -294,7 +294,8 @@ fn nanoseconds(time: DateTime) -> i64 {
     i64::try_from(time.unix_timestamp_nanos()).unwrap_or(i64::MAX)
 }
 
-fn created_ns(info: &Info) -> i64 {
+/// When a stream was created, in nanoseconds since 1970.
+pub(crate) fn created_ns(info: &Info) -> i64 {
     nanoseconds(info.created)
 }
 
@@ -458,8 +459,9 @@ impl Mismatch {
         row: &PartitionRow,
         last_seq: i64,
     ) -> Result<(), SourceError> {
-        // A generation is never 0: receipts use that for "proves nothing".
-        let raise = self != Self::New || row.generation == 0;
+        // A generation is never 0: receipts use that for "proves nothing". And where messages are passed over,
+        // that the cursor has passed one proves nothing.
+        let raise = self != Self::New || row.generation == 0 || last_seq >= first_sequence(info);
         if store::start_over(connection, partition, row, created_ns(info), last_seq, raise).await?
             && self != Self::New
         {

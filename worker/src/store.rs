@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Result};
 use uuid::Uuid;
 
+use crate::config::LEASE_MS_MAX;
 use crate::rules::{Stock, Taken};
 
 /// Channel on which workers hear of released leases and of new workers.
@@ -320,7 +321,7 @@ pub async fn write(connection: &mut PgConnection, fence: &Fence, changes: &Chang
         .bind(fence.new_seq)
         .bind(fence.new_batch_id)
         .bind(fence.new_time_ns)
-        .bind(i64::try_from(fence.lease.as_millis()).unwrap_or(i64::MAX))
+        .bind(millis(fence.lease))
         .bind(&changes.sold_names)
         .bind(&changes.sold_counts)
         .bind(&changes.sold_from)
@@ -343,6 +344,13 @@ pub async fn write(connection: &mut PgConnection, fence: &Fence, changes: &Chang
         Err(error) if was_overtaken(&error) => Ok(Written::Overtaken),
         Err(error) => Err(error),
     }
+}
+
+/// [`LEASE_MS_MAX`] for Postgres.
+const LEASE_MAX_MS: i64 = LEASE_MS_MAX.cast_signed();
+
+fn millis(time: Duration) -> i64 {
+    i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Division by zero: a stock was not as expected. Unique violation: a user or a position has been
@@ -399,25 +407,33 @@ pub async fn heartbeat(
     )
     .bind(worker)
     .bind(running)
-    .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
+    .bind(millis(lease))
     .execute(connection)
     .await?;
     Ok(())
 }
 
-/// Who lives, in the order in which they share the partitions, and all leases.
+/// Who lives, in the order in which they share the partitions, and all leases. What lasts for longer than
+/// any lease was written before the database's clock was set back, and counts for nothing.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn leases(connection: &mut PgConnection) -> Result<(Vec<Uuid>, Vec<Lease>)> {
     let workers = sqlx::query_scalar(
-        "SELECT id FROM workers WHERE alive_until > clock_timestamp() ORDER BY started_at, id",
+        "SELECT id FROM workers
+         WHERE alive_until > clock_timestamp() AND alive_until <= clock_timestamp() + $1 * interval '1 millisecond'
+         ORDER BY started_at, id",
     )
+    .bind(LEASE_MAX_MS)
     .fetch_all(&mut *connection)
     .await?;
     let leases = sqlx::query_as(
-        "SELECT id, owner, epoch, lease_until < clock_timestamp() AS free FROM partitions ORDER BY id",
+        "SELECT id, owner, epoch,
+                lease_until < clock_timestamp()
+                    OR lease_until > clock_timestamp() + $1 * interval '1 millisecond' AS free
+         FROM partitions ORDER BY id",
     )
+    .bind(LEASE_MAX_MS)
     .fetch_all(connection)
     .await?;
     Ok((workers, leases))
@@ -439,7 +455,11 @@ pub async fn acquire(
         "UPDATE partitions SET owner = $1, epoch = epoch + 1,
                 lease_until = clock_timestamp() + $4 * interval '1 millisecond'
          WHERE id IN (
-             SELECT id FROM partitions WHERE id = ANY($2) AND lease_until < clock_timestamp()
+             SELECT id FROM partitions
+             WHERE id = ANY($2) AND (
+                 lease_until < clock_timestamp()
+                 OR lease_until > clock_timestamp() + $5 * interval '1 millisecond'
+             )
              ORDER BY id LIMIT $3 FOR UPDATE SKIP LOCKED
          )
          RETURNING id, epoch",
@@ -447,7 +467,8 @@ pub async fn acquire(
     .bind(worker)
     .bind(wanted)
     .bind(i64::try_from(count).unwrap_or(i64::MAX))
-    .bind(i64::try_from(lease.as_millis()).unwrap_or(i64::MAX))
+    .bind(millis(lease))
+    .bind(LEASE_MAX_MS)
     .fetch_all(connection)
     .await
 }

@@ -10,6 +10,7 @@ use proptest::test_runner::{Config, TestRunner};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use uuid::Uuid;
+use worker::config::LEASE_MS_MAX;
 use worker::store::{self, Changes, Fence, Written};
 
 use crate::harness::{Database, run};
@@ -17,8 +18,8 @@ use crate::harness::{Database, run};
 const WORKERS: usize = 3;
 const PARTITION: PartitionId = PartitionId::new(0);
 
-/// Never runs out by itself: only [`Step::TimePasses`] ends a lease.
-const LEASE: Duration = Duration::from_secs(3600);
+/// Does not run out by itself in the time of a test: only [`Step::TimePasses`] ends a lease.
+const LEASE: Duration = Duration::from_millis(LEASE_MS_MAX);
 
 /// What a worker that has to wait for another one's lock waits.
 const LOCK_TIMEOUT_MS: u32 = 20;

@@ -1,6 +1,7 @@
 //! Streams that are deleted, lose their tail, are wiped, or are full.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use common::partition::PartitionId;
 use common::stream;
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use crate::harness::{
     Answer, Load, PARTITIONS, Reply, Setup, System, a_coupon_per_partition, eventually, jetstream,
-    partition_of, queued, run,
+    partition_of, queued, run, worker_process,
 };
 
 const COUPON: &str = "PROMO";
@@ -102,6 +103,49 @@ fn a_stream_is_deleted_under_load() {
         }
         let answers = load.finish().await;
         Answer::assert_true(&answers, &system).await;
+        system.stop().await;
+    });
+}
+
+#[test]
+fn what_waits_in_a_stream_that_was_made_anew_is_not_purged() {
+    run(async {
+        let setup = Setup::new().apis(1).env("CLAIM_TIMEOUT_MS", 300).env("BATCH_CLAIMS_MAX", 1);
+        // The worker keeps its lease while it is frozen, and takes a part of what waits at a time.
+        let setup = setup.env("LEASE_MS", 60_000).env("PREFETCH_MESSAGES_MAX", 4);
+        let system = setup.env("PURGE_INTERVAL_MS", 100).start().await;
+        let worker = worker_process(&system).await;
+        let client = system.client().clone();
+        client.create(COUPON, 1_000).await;
+        for user in ["a", "b", "c"] {
+            insist(&system, user).await.assert_claimed(user, COUPON);
+        }
+        let jetstream = jetstream(&system).await;
+        eventually("only the last message left", async || {
+            let stream = jetstream.get_stream(stream::name(partition())).await.ok()?;
+            (stream.cached_info().state.messages == 1).then_some(())
+        })
+        .await;
+        assert!(worker.pause().await);
+        jetstream.delete_stream(stream::name(partition())).await.unwrap();
+        let users: Vec<_> = (0..60).map(|number| format!("late-{number}")).collect();
+        let waiting = futures::future::join_all(users.iter().map(async |user| {
+            eventually("a place in the queue", async || {
+                let reply = client.claim_with_key(user, COUPON, "key").await;
+                (reply.status == 202).then(|| reply.assert_pending(user, COUPON))
+            })
+            .await
+        }))
+        .await;
+        assert!(worker.resume());
+        for (user, location) in users.iter().zip(&waiting) {
+            let reply = eventually("an outcome", async || {
+                let reply = client.get(location).await;
+                (reply.status != 202).then_some(reply)
+            });
+            reply.await.assert_claimed(user, COUPON);
+        }
+        worker.terminate(Duration::from_secs(10)).await.unwrap();
         system.stop().await;
     });
 }
