@@ -98,6 +98,48 @@ fn a_worker_that_joins_takes_its_share() {
 }
 
 #[test]
+fn a_worker_that_is_far_from_the_database_owns_its_share() {
+    run(async {
+        // A third of that for each answer; a first heartbeat is a dozen of them.
+        let setup = Setup::new().apis(1).workers(1).env("LEASE_MS", 600).env("PURGE_INTERVAL_MS", 0);
+        let mut system = setup.start().await;
+        system.shared_as(&[8]).await;
+        system.move_database_away(Duration::from_millis(20)).await;
+        let far = system.add_worker().await;
+        assert!(system.shared_as(&[4, 4]).await.contains(&far));
+        let coupons = coupons(&system).await;
+        let load = Load::start(&system.clients(), &coupons, 2);
+        load.goes_on(100).await;
+        end(load, system).await;
+    });
+}
+
+#[test]
+fn leases_from_before_the_clock_was_set_back_hold_nobody_up() {
+    run(async {
+        let mut system = Setup::new().apis(1).start().await;
+        // A worker that died while the clock was a day ahead.
+        let ghost = Uuid::new_v4();
+        sqlx::query("INSERT INTO workers (id, alive_until) VALUES ($1, now() + interval '1 day')")
+            .bind(ghost)
+            .execute(system.pool())
+            .await
+            .unwrap();
+        sqlx::query("UPDATE partitions SET owner = $1, epoch = 1, lease_until = now() + interval '1 day'")
+            .bind(ghost)
+            .execute(system.pool())
+            .await
+            .unwrap();
+        let worker = system.add_worker().await;
+        eventually("a worker that owns everything", async || {
+            (system.shared_as(&[8]).await == [worker]).then_some(())
+        })
+        .await;
+        system.stop().await;
+    });
+}
+
+#[test]
 fn a_worker_that_stops_hands_over_at_once() {
     run(async {
         let mut system = start(3).await;

@@ -237,6 +237,13 @@ impl System {
         self.variables.push((variable.to_owned(), value.to_string()));
     }
 
+    /// Lets whatever is started from now on wait `delay` longer for every answer of the database.
+    pub(crate) async fn move_database_away(&mut self, delay: Duration) {
+        let far = self.database.far_away(delay).await;
+        assert_ne!(far, self.database.url);
+        self.set("DATABASE_URL", far);
+    }
+
     /// Starts another API.
     pub(crate) async fn add_api(&mut self) -> Client {
         let (part, address) = Part::api(&self.env(NatsUser::Api)).await.unwrap();

@@ -1,11 +1,16 @@
 //! Databases: one per test, on a Postgres that all tests of this process share or on one of its own.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use standalone::servers::{Error, Postgres, postgres};
 use standalone::stack;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
@@ -35,6 +40,39 @@ impl Database {
     pub(crate) async fn create(postgres: &Postgres) -> Self {
         let url = postgres.create_database(stack::DATABASE).await.unwrap();
         Self { pool: pool(&url), url, shared: None }
+    }
+
+    /// An address of the same database from which every answer takes `delay` longer. It ends with the process.
+    pub(crate) async fn far_away(&self, delay: Duration) -> String {
+        let options = PgConnectOptions::from_str(&self.url).unwrap();
+        let target = (options.get_host().to_owned(), options.get_port());
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let here = listener.local_addr().unwrap();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let server = TcpStream::connect(&target).await.unwrap();
+                tokio::spawn(async move {
+                    let (mut client, mut server) = (client, server);
+                    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                        (client.split(), server.split());
+                    let there = tokio::io::copy(&mut from_client, &mut to_server);
+                    let back = async {
+                        let mut bytes = [0; 4096];
+                        while let Ok(count @ 1..) = from_server.read(&mut bytes).await {
+                            tokio::time::sleep(delay).await;
+                            if to_client.write_all(&bytes[..count]).await.is_err() {
+                                break;
+                            }
+                        }
+                    };
+                    tokio::select! {
+                        _ = there => {}
+                        () = back => {}
+                    }
+                });
+            }
+        });
+        self.url.replace(&format!("{}:{}", options.get_host(), options.get_port()), &here.to_string())
     }
 
     pub(crate) async fn drop(self) {
