@@ -36,6 +36,13 @@ const LESSONS_MAX: usize = 64;
 /// How long a coupon's winners are remembered at least.
 const KEPT_MIN: Duration = Duration::from_secs(60);
 
+/// How long a coupon whose winners could not be remembered is not tried again. Every refusal by the queue would
+/// have them looked for anew.
+const PASSED_OVER: Duration = Duration::from_secs(5);
+
+/// Coupons that are passed over at the same time; beyond that, some are tried too often.
+const PASSED_OVER_MAX: usize = 10_000;
+
 /// What a coupon costs beside its winners: about that many times a winner's bytes.
 const ENTRY_WEIGHT: usize = 32;
 
@@ -81,8 +88,10 @@ impl SoldOut {
 #[derive(Default)]
 struct Known {
     coupons: HashMap<CouponName, Arc<SoldOut>>,
-    /// In the order in which they were learnt, to forget the oldest.
-    order: VecDeque<CouponName>,
+    /// In the order in which they were learnt, and when, to forget the oldest.
+    order: VecDeque<(CouponName, Instant)>,
+    /// Those that could not be remembered, and until when they are not tried again.
+    passed_over: HashMap<CouponName, Instant>,
     /// What they weigh, all together, in winners.
     weight: usize,
 }
@@ -129,11 +138,27 @@ impl Desk {
         if outcome != Outcome::SoldOut || self.winners_max == 0 {
             return;
         }
-        let known =
-            self.known.read().unwrap_or_else(PoisonError::into_inner).coupons.contains_key(coupon_name);
-        if !known {
+        if self.is_worth_learning(coupon_name) {
             // Full: the next outcome says it again.
             let _ = self.lessons.try_send(coupon_name.clone());
+        }
+    }
+
+    fn is_worth_learning(&self, coupon_name: &CouponName) -> bool {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        let is_passed_over =
+            || known.passed_over.get(coupon_name).is_some_and(|until| *until > Instant::now());
+        !known.coupons.contains_key(coupon_name) && !is_passed_over()
+    }
+
+    fn pass_over(&self, coupon_name: CouponName) {
+        let now = Instant::now();
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        if known.passed_over.len() >= PASSED_OVER_MAX {
+            known.passed_over.retain(|_, until| *until > now);
+        }
+        if known.passed_over.len() < PASSED_OVER_MAX {
+            known.passed_over.insert(coupon_name, now + PASSED_OVER);
         }
     }
 
@@ -167,22 +192,26 @@ impl Desk {
             names.dedup();
             let question = ask(&database, &mut connection, &names);
             let versions = match tokio::time::timeout(QUESTION_TIMEOUT, question).await {
-                Ok(Ok(versions)) => versions,
+                Ok(Ok(versions)) => Some(versions),
                 failed => {
                     tracing::warn!(?failed, "sold-out coupons not looked at; their claims are queued");
                     // Whatever it is waiting for, it is not used again.
                     connection = None;
-                    HashMap::new()
+                    None
                 }
             };
             for visitor in waiting.drain(..) {
                 let coupon_name = &visitor.waiter.claim.coupon_name;
-                if versions.get(coupon_name.as_str()) == Some(&visitor.version) {
-                    visitor.waiter.answer(Answer::Outcome(Outcome::SoldOut));
-                } else {
-                    self.forget(coupon_name, visitor.version);
-                    queue(visitor.waiter);
+                match &versions {
+                    Some(versions) if versions.get(coupon_name.as_str()) == Some(&visitor.version) => {
+                        visitor.waiter.answer(Answer::Outcome(Outcome::SoldOut));
+                        continue;
+                    }
+                    Some(_) => self.forget(coupon_name, visitor.version),
+                    // Not looked at is not changed.
+                    None => {}
                 }
+                queue(visitor.waiter);
             }
         }
         // Whoever is still here takes the usual way.
@@ -200,13 +229,16 @@ impl Desk {
         stop: CancellationToken,
     ) {
         while let Some(Some(coupon_name)) = stop.run_until_cancelled(lessons.recv()).await {
-            if self.known.read().unwrap_or_else(PoisonError::into_inner).coupons.contains_key(&coupon_name) {
+            if !self.is_worth_learning(&coupon_name) {
                 continue;
             }
             match self.read(&pool, &coupon_name).await {
                 Ok(Some(coupon)) => self.remember(coupon_name, coupon),
-                Ok(None) => {}
-                Err(error) => tracing::debug!(%error, "winners of a sold-out coupon not read"),
+                Ok(None) => self.pass_over(coupon_name),
+                Err(error) => {
+                    tracing::debug!(%error, "winners of a sold-out coupon not read");
+                    self.pass_over(coupon_name);
+                }
             }
         }
     }
@@ -245,19 +277,22 @@ impl Desk {
     fn remember(&self, name: CouponName, coupon: SoldOut) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         known.remove(&name);
+        known.passed_over.remove(&name);
         known.weight += coupon.weight();
-        known.coupons.insert(name.clone(), Arc::new(coupon));
-        known.order.push_back(name);
+        known.order.push_back((name.clone(), coupon.learnt));
+        known.coupons.insert(name, Arc::new(coupon));
         while known.weight > self.winners_max
-            && let Some(oldest) = known.order.pop_front()
+            && let Some((oldest, learnt)) = known.order.pop_front()
         {
-            known.remove(&oldest);
+            if known.is(&oldest, learnt) {
+                known.remove(&oldest);
+            }
         }
         // Names that were forgotten out of turn, and learnt again, stand here twice.
         if known.order.len() > 2 * known.coupons.len() + LESSONS_MAX {
-            let mut seen = HashSet::new();
-            let Known { coupons, order, .. } = &mut *known;
-            order.retain(|name| coupons.contains_key(name) && seen.insert(name.clone()));
+            let mut order = std::mem::take(&mut known.order);
+            order.retain(|(name, learnt)| known.is(name, *learnt));
+            known.order = order;
         }
     }
 }
@@ -279,6 +314,11 @@ async fn version(connection: &mut PgConnection, name: &CouponName) -> sqlx::Resu
 }
 
 impl Known {
+    /// Whether what is known of a coupon is what was learnt then.
+    fn is(&self, name: &CouponName, learnt: Instant) -> bool {
+        self.coupons.get(name).is_some_and(|coupon| coupon.learnt == learnt)
+    }
+
     fn remove(&mut self, name: &CouponName) {
         if let Some(coupon) = self.coupons.remove(name) {
             self.weight -= coupon.weight();
@@ -307,6 +347,35 @@ mod tests {
         desk.remember(name("a"), coupon(100, Instant::now()));
         assert!(desk.has_room_for(36));
         assert!(!desk.has_room_for(37));
+    }
+
+    #[test]
+    fn what_was_learnt_anew_is_the_youngest() {
+        let (desk, _visitors, _lessons) = Desk::new(1, 3 * (10 + ENTRY_WEIGHT));
+        let now = Instant::now();
+        desk.remember(name("a"), coupon(10, now - 3 * KEPT_MIN));
+        desk.remember(name("b"), coupon(10, now - 2 * KEPT_MIN));
+        // Its version has changed meanwhile.
+        desk.forget(&name("a"), CouponVersion { transaction: 1, last_position: 10 });
+        desk.remember(name("a"), coupon(10, now));
+        desk.remember(name("c"), coupon(10, now));
+        desk.remember(name("d"), coupon(10, now));
+        let known = desk.known.read().unwrap();
+        let mut names: Vec<_> = known.coupons.keys().map(CouponName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a", "c", "d"]);
+    }
+
+    #[test]
+    fn what_cannot_be_remembered_is_not_tried_again_at_once() {
+        let (desk, _visitors, mut lessons) = Desk::new(1, 200);
+        desk.hear(&name("a"), Outcome::SoldOut);
+        assert_eq!(lessons.try_recv(), Ok(name("a")));
+        desk.pass_over(name("a"));
+        desk.hear(&name("a"), Outcome::SoldOut);
+        assert!(lessons.try_recv().is_err());
+        desk.hear(&name("b"), Outcome::SoldOut);
+        assert_eq!(lessons.try_recv(), Ok(name("b")));
     }
 
     #[test]
