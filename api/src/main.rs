@@ -13,12 +13,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(version, about, after_help = common::config::HELP)]
 struct Arguments {}
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     Arguments::parse();
     let env = Env::load()?;
     telemetry::init(&env)?;
     let config = Config::from_env(&env)?;
+    shutdown::block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     // A connection takes a file descriptor: as many as we may have.
     rlimit::increase_nofile_limit(u64::MAX)?;

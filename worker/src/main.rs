@@ -13,12 +13,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(version, about, after_help = common::config::HELP)]
 struct Arguments {}
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     Arguments::parse();
     let env = Env::load()?;
     telemetry::init(&env)?;
     let config = Config::from_env(&env)?;
+    shutdown::block_on(work(config))
+}
+
+async fn work(config: Config) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     let Some(worker) = stop.run_until_cancelled(Worker::connect(config)).await else { return Ok(()) };
     worker?.run(stop).await
