@@ -49,6 +49,18 @@ impl Env {
         match dotenvy::from_path(".env") {
             Ok(_) => {}
             Err(error) if error.not_found() => {}
+            // The line may hold a password, so it is not repeated.
+            Err(dotenvy::Error::LineParse(line, at)) => {
+                let variable = line.split('=').next().unwrap_or_default().trim();
+                let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+                let reason = match variable {
+                    name if !name.is_empty() && name.chars().all(plain) => {
+                        format!("the value of {name} cannot be read (character {at} of its line)")
+                    }
+                    _ => "a line is no VARIABLE=value".to_owned(),
+                };
+                return Err(ConfigError::new(".env", reason));
+            }
             Err(error) => return Err(ConfigError::new(".env", error.to_string())),
         }
         // A value that is no text is kept, so that whoever reads the variable refuses it.
@@ -154,11 +166,22 @@ fn parse_database_url(url: &str) -> Result<PgConnectOptions, String> {
                 .ssl_mode(PgSslMode::from_str(&value).map_err(|_| format!("unknown sslmode {value:?}"))?),
             "sslrootcert" => options.ssl_root_cert(value),
             "application_name" => options.application_name(&value),
-            "options" | "connect_timeout" | "TimeZone" | "timezone" => options,
-            _ => return Err(format!("unknown keyword {key:?}")),
+            "options" => options.options(parse_settings(&value)?),
+            "connect_timeout" | "TimeZone" | "timezone" => options,
+            // It may be a part of a password.
+            _ => return Err("an unknown keyword, or a value with a space that is not in quotes".to_owned()),
         };
     }
     Ok(options)
+}
+
+/// Reads the settings of a session, written `-c name=value`.
+fn parse_settings(text: &str) -> Result<Vec<(String, String)>, String> {
+    let words = text.split_whitespace().map(|word| word.strip_prefix("-c").unwrap_or(word));
+    let words = words.map(|word| word.strip_prefix("--").unwrap_or(word)).filter(|word| !word.is_empty());
+    let settings =
+        words.map(|word| word.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned())));
+    settings.collect::<Option<_>>().ok_or_else(|| "options are written -c name=value".to_owned())
 }
 
 /// Reads `key=value` pairs as libpq does: separated by white space, values with spaces in single
