@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{ConnectOptions, Event};
 use tokio::sync::watch;
 
@@ -19,6 +20,9 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Longest pause between two attempts to reconnect.
 const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(250);
+
+/// How often the state of the connection is compared with what was told of it.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Messages that wait for the process before the client library drops them. (A gap in a stream is
 /// noticed and read again; a lost reply is looked up.)
@@ -51,8 +55,11 @@ pub async fn connect(config: &config::Nats, role: &str) -> Result<Connection, as
     let mut backoff = Backoff::for_server();
     loop {
         let (sender, link) = watch::channel(Link { up: true, epoch: 1 });
-        match options(config, role, sender).connect(addresses.clone()).await {
-            Ok(client) => return Ok(Connection { client, link }),
+        match options(config, role, sender.clone()).connect(addresses.clone()).await {
+            Ok(client) => {
+                tokio::spawn(watch(client.clone(), sender));
+                return Ok(Connection { client, link });
+            }
             Err(error) => {
                 use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation};
                 if matches!(error.kind(), Authentication | AuthorizationViolation) {
@@ -62,6 +69,29 @@ pub async fn connect(config: &config::Nats, role: &str) -> Result<Connection, as
             }
         }
         backoff.wait().await;
+    }
+}
+
+/// Corrects the link until nobody looks at it any more. The client library tells of changes, but drops the news when
+/// nobody takes it fast enough; its state counts. Two looks in a row, as the news may only be under way.
+async fn watch(client: async_nats::Client, link: watch::Sender<Link>) {
+    let mut differed = None;
+    loop {
+        tokio::select! {
+            () = link.closed() => return,
+            () = tokio::time::sleep(WATCH_INTERVAL) => {}
+        }
+        let up = client.connection_state() == State::Connected;
+        let seen = *link.borrow();
+        if up == seen.up {
+            differed = None;
+        } else if differed.replace(seen) == Some(seen) {
+            tracing::warn!(up, "news of the NATS connection was missed");
+            link.send_modify(|link| {
+                link.up = up;
+                link.epoch += u64::from(up);
+            });
+        }
     }
 }
 
