@@ -40,6 +40,11 @@ const REQUEST_ID_BYTES_MAX: usize = 128;
 
 type Stream = TimeoutStream<TcpStream>;
 
+/// How long, and for how many bytes, a client that is still sending is listened to after the last answer. Closed at
+/// once, its connection would be reset, and the answer lost on the way.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 16 << 20;
+
 /// How long a connection may keep us waiting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
@@ -125,7 +130,20 @@ impl Connection {
                 break;
             }
         }
-        let _ = self.stream.shutdown().await;
+        if self.stream.shutdown().await.is_ok() {
+            self.linger().await;
+        }
+    }
+
+    /// Throws away what the client still sends, until it closes the connection as well, or the process stops.
+    async fn linger(&mut self) {
+        let deadline = Instant::now() + LINGER;
+        let mut bytes = 0;
+        self.received.consume(RECEIVED_BYTES_MAX);
+        while bytes < LINGER_BYTES_MAX && matches!(self.fill(deadline).await, Filled::More) {
+            bytes += self.received.bytes().len();
+            self.received.consume(RECEIVED_BYTES_MAX);
+        }
     }
 
     /// Waits for the next request.
@@ -216,7 +234,8 @@ impl Connection {
 /// The id that a client has given to its request, if it can be used, or a new one, written to `new`.
 fn request_id<'id>(given: Option<&'id [u8]>, new: &'id mut [u8]) -> &'id str {
     let is_printable = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t');
-    let usable = given.filter(|id| id.len() <= REQUEST_ID_BYTES_MAX && id.iter().all(is_printable));
+    let usable =
+        given.filter(|id| (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.iter().all(is_printable));
     match usable.and_then(|id| std::str::from_utf8(id).ok()) {
         Some(id) => id,
         None => Uuid::new_v4().hyphenated().encode_lower(new),

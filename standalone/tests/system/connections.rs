@@ -292,3 +292,19 @@ fn a_stop_cuts_off_no_answer() {
         stopping.await.unwrap();
     });
 }
+
+#[test]
+fn whoever_is_still_sending_learns_that_it_is_too_much() {
+    run(async {
+        let system = System::start().await;
+        let body = "x".repeat(3_000_000);
+        for path in ["/api/coupons/claim", "/api/coupons"] {
+            let mut raw = Raw::connect(system.client().address).await;
+            // As many clients do, it looks for an answer only when it has sent everything.
+            raw.send(json_request("POST", path, &body)).await;
+            let reply = raw.reply().await.unwrap();
+            assert_eq!(reply.status, 413, "{path}: {reply:?}");
+        }
+        system.stop().await;
+    });
+}
