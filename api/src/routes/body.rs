@@ -83,8 +83,8 @@ pub(crate) fn is_json(content_type: Option<&[u8]>) -> bool {
     essence.eq_ignore_ascii_case("application/json") || (essence.contains('/') && ends_with("+json"))
 }
 
-/// A body of this length cannot be nested more deeply than the parser goes.
-const SHALLOW_BYTES: usize = 128;
+/// How deeply objects and lists of a body may be nested.
+const DEPTH_MAX: usize = 128;
 
 /// A field's type, as the client is told.
 #[derive(Debug, Clone, Copy)]
@@ -97,13 +97,35 @@ pub(super) enum Type {
 pub(super) fn parse<'a, T: Deserialize<'a>>(body: &'a [u8], fields: &[(&str, Type)]) -> Result<T, Problem> {
     // A list of the fields' values would be taken for a struct as well.
     let is_object = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    // The parser follows unknown fields to any depth; as a value they are refused beyond 128. Only
-    // a long body can be deep.
-    let is_shallow = body.len() <= SHALLOW_BYTES || serde_json::from_slice::<Value>(body).is_ok();
     match serde_json::from_slice(body) {
-        Ok(parsed) if is_object && is_shallow => Ok(parsed),
+        // The parser follows unknown fields to any depth.
+        Ok(_) if is_deeper_than(DEPTH_MAX, body) => {
+            Err(Problem::InvalidRequest(format!("the body is nested more than {DEPTH_MAX} deep").into()))
+        }
+        Ok(parsed) if is_object => Ok(parsed),
         _ => Err(Problem::InvalidRequest(explain(body, fields))),
     }
+}
+
+/// Whether objects and lists are nested more deeply than that, in a body that is known to be JSON. Only a long one
+/// can be.
+fn is_deeper_than(max: usize, json: &[u8]) -> bool {
+    if json.len() <= max {
+        return false;
+    }
+    let (mut depth, mut in_text, mut is_escaped) = (0_usize, false, false);
+    json.iter().any(|byte| {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = in_text,
+            b'"' => in_text = !in_text,
+            _ if in_text => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > max
+    })
 }
 
 /// What is wrong with a body that could not be parsed, in words that help who wrote it.
@@ -147,7 +169,7 @@ mod tests {
         for (body, detail) in [
             ("", "the body is not valid JSON"),
             ("{", "the body is not valid JSON"),
-            (deep.as_str(), "the body is not valid JSON"),
+            (deep.as_str(), "the body is nested more than 128 deep"),
             (r#"["a",1]"#, "the body must be a JSON object"),
             ("null", "the body must be a JSON object"),
             ("{}", "name is missing"),
@@ -162,6 +184,18 @@ mod tests {
             match parse::<Fields<'_>>(body.as_bytes(), &fields) {
                 Err(Problem::InvalidRequest(explained)) => assert_eq!(explained, detail, "{body}"),
                 other => panic!("{body}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_whatever_they_hold() {
+        let flat = format!(r#""{}""#, r#"[{\"["#.repeat(200));
+        for unknown in ["1e400", r#""\ud800""#, "[[[]]]", flat.as_str()] {
+            for padding in ["", &" ".repeat(200)] {
+                let body = format!(r#"{{"name":"a","amount":1,"x":{unknown}{padding}}}"#);
+                let parsed = parse::<Fields<'_>>(body.as_bytes(), &[]);
+                assert!(parsed.is_ok(), "{body}: {parsed:?}");
             }
         }
     }
