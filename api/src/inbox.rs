@@ -192,7 +192,7 @@ impl Inbox {
         (number, receiver)
     }
 
-    /// Takes a batch back: it was not published, or not stored.
+    /// Takes a batch back: it was not published.
     pub(crate) fn withdraw(&self, number: u64) -> Vec<Waiter> {
         self.lock().remove(&number).map(|pending| pending.waiters).unwrap_or_default()
     }
