@@ -34,6 +34,15 @@ impl Active {
         }
         left.is_ok()
     }
+
+    /// Takes a strike back that hit nothing in the end.
+    fn take_back(&self) -> bool {
+        let hits = self.hits.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |hits| hits.checked_sub(1));
+        if hits.is_ok() {
+            self.left.fetch_add(1, Ordering::Relaxed);
+        }
+        hits.is_ok()
+    }
 }
 
 /// Where a connection ends, and how.
@@ -160,6 +169,14 @@ impl Board {
         self.rules()
             .iter()
             .any(|active| matches!(active.rule, Rule::CommitAnswerLost { .. }) && active.strike())
+    }
+
+    /// Gives back what [`Self::loses_commit_answer`] used up for a statement that failed.
+    pub(super) fn spares_commit_answer(&self) {
+        // A rule that was lifted meanwhile has nothing to get back.
+        self.rules()
+            .iter()
+            .any(|active| matches!(active.rule, Rule::CommitAnswerLost { .. }) && active.take_back());
     }
 
     /// Whether a frame is to be discarded.

@@ -46,10 +46,12 @@ pub(super) enum Kind {
     },
     /// A request for encryption, which is answered by one byte without a frame.
     Encryption,
-    /// The parameters of a statement that commits claims.
+    /// The parameters of a statement that commits claims or a coupon.
     Commit,
-    /// The end of an answer, or an error.
+    /// The end of an answer.
     Completed,
+    /// An error: what was asked has not been committed.
+    Failed,
     /// Anything else.
     Other,
 }

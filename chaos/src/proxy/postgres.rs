@@ -20,8 +20,9 @@ const ENCRYPTION_CODES: [u32; 2] = [80_877_103, 80_877_104];
 
 const LENGTH_BYTES: usize = 4;
 
-/// What the text of a statement that commits claims holds. Each is a transaction of its own.
-const WRITES_CLAIMS: &[u8] = b"INSERT INTO claims";
+/// What the text of a statement holds that commits something: a worker's claims, an API's coupon. Each is a
+/// transaction of its own.
+const WRITES: [&[u8]; 2] = [b"INSERT INTO claims", b"INSERT INTO coupons"];
 
 #[derive(Debug)]
 pub(super) struct Parser {
@@ -30,7 +31,7 @@ pub(super) struct Parser {
     /// Single-byte answers that the server still owes. Raised by the client's direction before the request is
     /// passed on, so that the server's direction knows in time.
     encryption_answers: Arc<AtomicU32>,
-    /// Names of the prepared statements that commit claims.
+    /// Names of the prepared statements that commit something.
     writers: HashSet<Vec<u8>>,
 }
 
@@ -106,7 +107,7 @@ impl Parser {
         match (self.way, tag) {
             // Parse: the statement's name, then its text.
             (Way::ToServer, b'P') => {
-                if contains(second, WRITES_CLAIMS) {
+                if WRITES.iter().any(|text| contains(second, text)) {
                     self.writers.insert(first.to_vec());
                 } else {
                     self.writers.remove(first);
@@ -116,7 +117,8 @@ impl Parser {
             // Bind: the portal's name, then the statement's. Its execution follows.
             (Way::ToServer, b'B') if self.writers.contains(second) => Kind::Commit,
             // Ready for the next query: what was asked before has been committed.
-            (Way::ToClient, b'Z' | b'E') => Kind::Completed,
+            (Way::ToClient, b'Z') => Kind::Completed,
+            (Way::ToClient, b'E') => Kind::Failed,
             _ => Kind::Other,
         }
     }

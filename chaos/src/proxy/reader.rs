@@ -124,6 +124,12 @@ impl Reader<'_, '_> {
                 }
             }
             Kind::Completed => self.stop_at_lost_answer()?,
+            // Nothing was committed, so there is no answer to lose: the rule waits for another.
+            Kind::Failed => {
+                if self.connection.commit_answer_lost.swap(false, Ordering::AcqRel) {
+                    shared.board.spares_commit_answer();
+                }
+            }
             Kind::Message { .. } => {
                 if let Some(tap) = self.tap() {
                     tap.take(&frame);

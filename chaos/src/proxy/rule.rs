@@ -62,7 +62,8 @@ pub enum Rule {
         /// Ends with a reset, which may take delivered bytes back; otherwise with an orderly close.
         reset: bool,
     },
-    /// Postgres: a statement that commits claims reaches the server, its answer is discarded, and the connection is cut.
+    /// Postgres: a statement that commits claims or a coupon reaches the server, its answer is discarded, and
+    /// the connection is cut.
     CommitAnswerLost {
         /// How often it strikes.
         times: u64,

@@ -19,7 +19,7 @@ pub struct Snapshot {
     pub bytes_delayed: u64,
     /// Bytes that were written one at a time.
     pub bytes_sliced: u64,
-    /// Commits of claims whose answer was discarded.
+    /// Commits whose answer was discarded.
     pub commit_answers_lost: u64,
     /// Frames that were discarded.
     pub frames_lost: u64,

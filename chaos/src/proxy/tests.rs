@@ -89,13 +89,15 @@ fn nats_messages_are_found_with_their_subjects_and_payloads() {
 }
 
 #[test]
-fn writes_of_claims_are_found_after_a_refused_request_for_encryption() {
+fn writes_are_found_after_a_refused_request_for_encryption() {
     let mut up = startup(80_877_103, b"");
     up.extend(startup(196_608, b"user\0me\0\0"));
     up.extend(postgres_frame(b'P', b"s1\0SELECT claims\0\0\0"));
     up.extend(postgres_frame(b'P', b"s2\0WITH a AS (INSERT INTO claims VALUES (1)) SELECT\0\0\0"));
+    up.extend(postgres_frame(b'P', b"s3\0INSERT INTO coupons VALUES (1)\0\0\0"));
     up.extend(postgres_frame(b'B', b"\0s1\0\0\0"));
     up.extend(postgres_frame(b'B', b"\0s2\0\0\0"));
+    up.extend(postgres_frame(b'B', b"\0s3\0\0\0"));
     up.extend(postgres_frame(b'Q', b"INSERT INTO claims\0"));
     let (pieces, all, follows) = pieces(Protocol::Postgres, Way::ToServer, &[&up]);
     let kinds: Vec<_> = pieces
@@ -105,8 +107,10 @@ fn writes_of_claims_are_found_after_a_refused_request_for_encryption() {
             Piece::Opaque(_) => panic!("framing lost"),
         })
         .collect();
-    let expected =
-        [Kind::Encryption, Kind::Other, Kind::Other, Kind::Other, Kind::Other, Kind::Commit, Kind::Other];
+    let mut expected = vec![Kind::Encryption];
+    // The start, three statements, and the first of them with its parameters.
+    expected.extend(vec![Kind::Other; 5]);
+    expected.extend([Kind::Commit, Kind::Commit, Kind::Other]);
     assert_eq!(kinds, expected);
     assert!(follows);
     assert_eq!(all, up);
@@ -289,10 +293,9 @@ async fn new_connections_are_refused_and_open_ones_cut_on_demand() {
     assert_eq!(receive_all(&mut link.server).await, b"");
 }
 
-#[tokio::test]
-async fn a_commit_reaches_the_server_and_its_answer_is_lost() {
+/// A link with a prepared statement that commits claims, and the frame that executes it.
+async fn link_with_a_write() -> (Link, Vec<u8>) {
     let mut link = link(Protocol::Postgres).await;
-    let rule = link.proxy.impose(Rule::CommitAnswerLost { times: 1 });
     let hello = startup(196_608, b"user\0me\0\0");
     link.client.write_all(&hello).await.unwrap();
     receive(&mut link.server, hello.len()).await;
@@ -302,13 +305,37 @@ async fn a_commit_reaches_the_server_and_its_answer_is_lost() {
     let prepared = [postgres_frame(b'1', b""), postgres_frame(b'Z', b"I")].concat();
     link.server.write_all(&prepared).await.unwrap();
     assert_eq!(receive(&mut link.client, prepared.len()).await, prepared);
+    (link, postgres_frame(b'B', b"\0s1\0\0\0"))
+}
 
-    let bind = postgres_frame(b'B', b"\0s1\0\0\0");
+#[tokio::test]
+async fn a_commit_reaches_the_server_and_its_answer_is_lost() {
+    let (mut link, bind) = link_with_a_write().await;
+    let rule = link.proxy.impose(Rule::CommitAnswerLost { times: 1 });
     link.client.write_all(&bind).await.unwrap();
     assert_eq!(receive(&mut link.server, bind.len()).await, bind);
     let answer = [postgres_frame(b'2', b""), postgres_frame(b'C', b"INSERT 0 1\0")].concat();
     link.server.write_all(&answer).await.unwrap();
     stays_silent(&mut link.client).await;
+    link.server.write_all(&postgres_frame(b'Z', b"I")).await.unwrap();
+    assert_eq!(receive_all(&mut link.client).await, b"");
+    assert_eq!((rule.hits(), link.proxy.stats().commit_answers_lost), (1, 1));
+}
+
+#[tokio::test]
+async fn a_statement_that_failed_is_no_commit_whose_answer_could_be_lost() {
+    let (mut link, bind) = link_with_a_write().await;
+    let rule = link.proxy.impose(Rule::CommitAnswerLost { times: 1 });
+    link.client.write_all(&bind).await.unwrap();
+    receive(&mut link.server, bind.len()).await;
+    let failed = [postgres_frame(b'E', b"SERROR\0\0"), postgres_frame(b'Z', b"I")].concat();
+    link.server.write_all(&failed).await.unwrap();
+    assert_eq!(receive(&mut link.client, failed.len()).await, failed);
+    assert_eq!((rule.hits(), link.proxy.stats().commit_answers_lost), (0, 0));
+
+    // The rule still strikes the next.
+    link.client.write_all(&bind).await.unwrap();
+    receive(&mut link.server, bind.len()).await;
     link.server.write_all(&postgres_frame(b'Z', b"I")).await.unwrap();
     assert_eq!(receive_all(&mut link.client).await, b"");
     assert_eq!((rule.hits(), link.proxy.stats().commit_answers_lost), (1, 1));
