@@ -10,8 +10,12 @@ use chaos::report::Report;
 use chaos::run::{self, Options, RoundResult};
 use chaos::schedule::{FAULTS_MAX, Fault, Shape};
 use chaos::{checker, drills};
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
+
+/// The highest number of a round to begin with, and the most rounds: any such two still add up.
+const ROUNDS_MAX: i64 = 1_000_000_000;
 
 /// Crashes, pauses, cuts and floods a whole coupon system on this machine, and checks every answer.
 #[derive(Debug, Parser)]
@@ -50,10 +54,10 @@ struct RunArgs {
     #[arg(long)]
     list: bool,
     /// Rounds to run.
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=ROUNDS_MAX))]
     rounds: u32,
     /// The round to begin with; repeats a part of a longer run.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=ROUNDS_MAX))]
     first_round: u32,
     /// Where all chance comes from: the same seed has the same schedule.
     #[arg(long, default_value_t = 42)]
@@ -65,7 +69,7 @@ struct RunArgs {
     #[arg(long, value_delimiter = ',')]
     without: Vec<Fault>,
     /// Faults of a round at most. With one at a time recovery times are measured undisturbed.
-    #[arg(long, default_value_t = FAULTS_MAX)]
+    #[arg(long, default_value_t = FAULTS_MAX, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
     strikes_max: usize,
     /// How long faults strike in each round.
     #[arg(long, default_value_t = 4_000, value_parser = clap::value_parser!(u64).range(500..=600_000))]
@@ -77,7 +81,7 @@ struct RunArgs {
     #[arg(long, default_value_t = 1_000, value_parser = clap::value_parser!(u64).range(200..=60_000))]
     lease_ms: u64,
     /// A short run: 10 rounds of two seconds.
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["rounds", "length_ms"])]
     quick: bool,
     /// Keeps every history, the logs and the report in this folder.
     #[arg(long)]
@@ -139,7 +143,12 @@ fn check(path: &Path) -> anyhow::Result<bool> {
             report.seed = round.seed;
             report.add_violations(round.number, &[], checker::check(&round));
         }
+        for number in reader.unfinished() {
+            println!("{}: round {number} was never finished, and is not checked", file.display());
+        }
     }
+    // No violations would be true, and would say nothing.
+    anyhow::ensure!(report.rounds > 0, "there is no finished round in {}", path.display());
     println!("{} rounds checked", report.rounds);
     report.print_violations();
     Ok(report.passed())
@@ -181,11 +190,12 @@ fn binaries(folder: Option<&Path>) -> anyhow::Result<Binaries> {
 }
 
 async fn run(args: &RunArgs) -> anyhow::Result<bool> {
+    let faults = faults(args)?;
     let temporary = temporary_folder()?;
     let histories = args.keep.clone().unwrap_or_else(|| temporary.path().join("histories"));
     std::fs::create_dir_all(&histories)?;
     let binaries = binaries(args.bin_dir.as_deref())?;
-    let options = options(args, temporary.path(), histories);
+    let options = options(args, faults, temporary.path(), histories);
     eprintln!("starting Postgres, NATS, {} APIs, {} workers", options.shape.apis, options.shape.workers);
     let stop = common::shutdown::on_signal()?;
     let running = run::run(&options, &binaries, |result, report| show(&options, result, report));
@@ -209,9 +219,15 @@ async fn run(args: &RunArgs) -> anyhow::Result<bool> {
     Ok(passed)
 }
 
-fn options(args: &RunArgs, folder: &Path, histories: PathBuf) -> Options {
+/// The faults that may strike. A run without any would find nothing, whatever is broken.
+fn faults(args: &RunArgs) -> anyhow::Result<Vec<Fault>> {
     let mut faults = if args.faults.is_empty() { Fault::ALL.to_vec() } else { args.faults.clone() };
     faults.retain(|fault| !args.without.contains(fault) && (args.small_disks || !fault.needs_small_disk()));
+    anyhow::ensure!(!faults.is_empty(), "no fault is left to strike; full disks need --small-disks");
+    Ok(faults)
+}
+
+fn options(args: &RunArgs, faults: Vec<Fault>, folder: &Path, histories: PathBuf) -> Options {
     let (rounds, length_ms) = if args.quick { (10, 2_000) } else { (args.rounds, args.length_ms) };
     let mut command = format!(
         "cargo run --release -p chaos -- --rounds {rounds} --first-round {} --seed {} --length-ms {length_ms} \
@@ -278,4 +294,50 @@ fn copy_logs(from: &Path, to: &Path) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(args: &[&str]) -> Result<RunArgs, clap::Error> {
+        Cli::try_parse_from(["chaos"].iter().chain(args)).map(|cli| cli.run)
+    }
+
+    #[test]
+    fn a_run_that_would_do_nothing_is_refused() {
+        for args in [
+            &["--rounds", "0"],
+            &["--strikes-max", "0"],
+            &["--first-round", "4294967295"],
+            &["--quick", "--rounds=3"],
+            &["--quick", "--length-ms=900"],
+        ] {
+            assert!(parse(args).is_err(), "{args:?}");
+        }
+        let quick = parse(&["--quick", "--first-round", "1000000000"]).unwrap();
+        assert_eq!(faults(&quick).unwrap().len(), Fault::ALL.len() - 2);
+
+        for args in [
+            &["--faults", "disk-full-nats"][..],
+            &["--faults", "delays,slices", "--without", "slices,delays"],
+        ] {
+            assert!(faults(&parse(args).unwrap()).is_err(), "{args:?}");
+        }
+        let small = parse(&["--faults", "disk-full-nats", "--small-disks"]).unwrap();
+        assert_eq!(faults(&small).unwrap(), [Fault::DiskFullNats]);
+    }
+
+    #[test]
+    fn a_check_of_nothing_does_not_pass() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(check(folder.path()).is_err());
+        let file = folder.path().join("round-00001.jsonl");
+        let begin = r#"{"line":"event","at_us":0,"event":"round_begin","round":1,"seed":42}"#;
+        for text in [String::new(), begin[..20].to_owned(), format!("{begin}\n")] {
+            std::fs::write(&file, &text).unwrap();
+            let error = check(&file).unwrap_err();
+            assert!(error.to_string().starts_with("there is no finished round"), "{text:?}: {error}");
+        }
+    }
 }

@@ -122,12 +122,14 @@ fn run(mut file: BufWriter<File>, receiver: &Receiver<Message>) -> io::Result<()
 pub struct Reader {
     lines: BufReader<File>,
     line: u64,
+    rounds: RoundBuilder,
 }
 
 impl Reader {
     /// Opens a history file.
     pub fn open(path: &Path) -> Result<Self, HistoryError> {
-        Ok(Self { lines: BufReader::with_capacity(BUFFER_BYTES, File::open(path)?), line: 0 })
+        let lines = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
+        Ok(Self { lines, line: 0, rounds: RoundBuilder::default() })
     }
 
     /// The next entry, or nothing at the end of the file.
@@ -153,12 +155,16 @@ impl Reader {
 
     /// The next whole round, or nothing once there is none. A round that was never finished is left out.
     pub fn next_round(&mut self) -> Result<Option<Round>, HistoryError> {
-        let mut builder = RoundBuilder::default();
         while let Some(entry) = self.next_entry()? {
-            if let Some(round) = builder.add(entry) {
+            if let Some(round) = self.rounds.add(entry) {
                 return Ok(Some(round));
             }
         }
         Ok(None)
+    }
+
+    /// The rounds that were left out, once [`Self::next_round`] has come to the end.
+    pub fn unfinished(&self) -> Vec<u32> {
+        self.rounds.unfinished()
     }
 }

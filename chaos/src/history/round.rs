@@ -33,6 +33,8 @@ impl Round {
 #[derive(Debug, Default)]
 pub struct RoundBuilder {
     round: Round,
+    /// Rounds that were followed by another before they were whole.
+    cut_off: Vec<u32>,
 }
 
 impl RoundBuilder {
@@ -43,6 +45,7 @@ impl RoundBuilder {
             Entry::Event(event) => {
                 if let Happening::RoundBegin { round, seed } = event.happening {
                     // What a round left that was never finished belongs to no round that can be checked.
+                    self.cut_off = self.unfinished();
                     self.round = Round { number: round, seed, ..Round::default() };
                 }
                 self.round.events.push(event);
@@ -53,5 +56,11 @@ impl RoundBuilder {
             }
         }
         None
+    }
+
+    /// The rounds that have begun and are not whole.
+    pub fn unfinished(&self) -> Vec<u32> {
+        let begun = Some(self.round.number).filter(|number| *number > 0);
+        self.cut_off.iter().copied().chain(begun).collect()
     }
 }

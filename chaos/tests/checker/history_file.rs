@@ -1,7 +1,7 @@
 //! A history that was written is read back as it was, and gives the same result.
 
 use chaos::checker::check;
-use chaos::history::{Entry, Reader, Writer};
+use chaos::history::{Entry, Event, Happening, Reader, Writer};
 
 use crate::example::valid;
 
@@ -22,7 +22,11 @@ fn a_history_survives_its_file_even_if_the_end_is_missing() {
         }
         recorder.record(Entry::State(Box::new(round.state.clone()))).unwrap();
     }
-    recorder.record(Entry::Op(Box::new(round.ops[0].clone()))).unwrap();
+    for number in [3, 4] {
+        let begin = Happening::RoundBegin { round: number, seed: 42 };
+        recorder.record(Entry::Event(Event { at_us: 0, happening: begin })).unwrap();
+        recorder.record(Entry::Op(Box::new(round.ops[0].clone()))).unwrap();
+    }
     recorder.flush().unwrap();
     drop(recorder);
     writer.close().unwrap();
@@ -36,6 +40,7 @@ fn a_history_survives_its_file_even_if_the_end_is_missing() {
         assert_eq!(check(&read), []);
     }
     assert_eq!(reader.next_round().unwrap(), None);
+    assert_eq!(reader.unfinished(), [3, 4]);
 
     std::fs::write(&path, "not an entry\n").unwrap();
     assert!(Reader::open(&path).unwrap().next_round().is_err());
