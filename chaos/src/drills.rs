@@ -74,6 +74,18 @@ impl Drill {
     }
 }
 
+/// What a repetition is made of, in this order.
+const REPETITION: [Drill; 8] = [
+    Drill::WorkerKilled,
+    Drill::WorkerJoined,
+    Drill::WorkerStopped,
+    Drill::WorkerJoined,
+    Drill::NatsKilled,
+    Drill::PostgresKilled,
+    Drill::NatsFrozen,
+    Drill::PostgresFrozen,
+];
+
 /// How to drill.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -99,17 +111,7 @@ pub async fn run(
     let mut figures = Figures::new();
     for number in 0..options.repeats {
         let worker = number as usize % cluster.workers.len();
-        let drills = [
-            Drill::WorkerKilled,
-            Drill::WorkerJoined,
-            Drill::WorkerStopped,
-            Drill::WorkerJoined,
-            Drill::NatsKilled,
-            Drill::PostgresKilled,
-            Drill::NatsFrozen,
-            Drill::PostgresFrozen,
-        ];
-        for drill in drills {
+        for drill in REPETITION {
             progress(drill, number + 1);
             let drilled = one(&cluster, &load, drill, worker)
                 .await

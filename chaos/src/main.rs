@@ -166,9 +166,8 @@ async fn drill(repeats: u32, lease_ms: u64, bin_dir: Option<&Path>) -> anyhow::R
     let Some(figures) = stop.run_until_cancelled(drilling).await else {
         anyhow::bail!("stopped by a signal");
     };
-    let summary = drills::Summary::new(&figures.inspect_err(|_| {
-        eprintln!("logs are in {}", temporary.keep().display());
-    })?);
+    let figures = figures.inspect_err(|_| eprintln!("logs are in {}", temporary.keep().display()))?;
+    let summary = drills::Summary::new(&figures, repeats);
     println!("{summary}");
     Ok(summary.passed())
 }

@@ -49,8 +49,8 @@ impl Figure {
     }
 }
 
-/// What figures must not exceed, in the worst of all repetitions. The answers while a server is frozen have
-/// no limit: it has to be noticed first.
+/// What figures must not exceed, in the worst of all repetitions; each must have measured them. The answers while
+/// a server is frozen have no limit: it has to be noticed first.
 pub const LIMITS: &[((Drill, Figure), f64)] = &[
     ((Drill::WorkerKilled, Figure::MovedGap), 3_000.0),
     ((Drill::WorkerStopped, Figure::MovedGap), 200.0),
