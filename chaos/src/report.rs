@@ -31,9 +31,10 @@ pub struct Report {
     pub claims: u64,
     /// Coupons handed out.
     pub won: u64,
-    /// Messages that only a lost tail of the queue knew. No claim in them was ever answered 200, so nothing was
-    /// lost that had been promised.
-    pub lost_unpromised: u64,
+    /// Messages that were waiting shortly before a stream was purged or deleted. Some may have been applied until
+    /// then, and others have come. What a queue lost that was set back is not known. Whether anything was lost
+    /// that had been promised is for the check of false acceptances to say: every 200 must have its row.
+    pub waiting_before_losses: u64,
     /// How often an API or a worker ended by itself and was started again.
     pub ended_by_themselves: u64,
     /// What they said last; of many only the first.
@@ -153,12 +154,9 @@ impl fmt::Display for Report {
         writeln!(f, "seed {}, {} rounds in {:.0} s", self.seed, self.rounds, self.seconds)?;
         writeln!(f, "{} claims sent, {} coupons handed out", self.claims, self.won)?;
         writeln!(f, "{} commits of former owners were fenced", self.fenced)?;
-        if self.lost_unpromised > 0 {
-            let lost = self.lost_unpromised;
-            writeln!(
-                f,
-                "{lost} messages only a lost tail of the queue knew; no claim in them had been answered 200"
-            )?;
+        if self.waiting_before_losses > 0 {
+            let waiting = self.waiting_before_losses;
+            writeln!(f, "{waiting} messages were waiting shortly before a stream was purged or deleted")?;
         }
         if self.journals_with_gaps > 0 {
             writeln!(

@@ -33,7 +33,7 @@ pub(super) fn add(report: &mut Report, round: &Round, struck: &[Struck]) -> Figu
         let hits = struck.hits.unwrap_or_else(|| under_way(round, struck));
         report.add_strike(struck.strike.fault.name(), hits);
         if matches!(struck.strike.fault, Fault::StreamPurged | Fault::StreamDeleted) {
-            report.lost_unpromised += hits;
+            report.waiting_before_losses += hits;
         }
     }
     recoveries(report, round, struck);
