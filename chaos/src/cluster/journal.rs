@@ -67,8 +67,10 @@ impl Recorder {
         self.lock().doubtful.insert(partition);
     }
 
+    /// A round begins: what was seen before is of no use to it, and what was missed is no loss.
     pub(super) fn clear(&self) {
         *self.lock() = Seen::default();
+        self.tap.forgive_overflow();
     }
 
     /// The journal of a partition, and the generation that its stream is in.

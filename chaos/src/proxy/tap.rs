@@ -26,19 +26,26 @@ pub struct Tapped {
 #[derive(Debug, Clone)]
 pub struct Tap {
     sender: mpsc::Sender<Tapped>,
-    lossy: Arc<AtomicBool>,
+    overflowed: Arc<AtomicBool>,
+    /// Never taken back: the connection may live for many rounds.
+    unreadable: Arc<AtomicBool>,
 }
 
 impl Tap {
     /// A tap, and the other end of its queue.
     pub fn new() -> (Self, mpsc::Receiver<Tapped>) {
         let (sender, receiver) = mpsc::channel(TAPPED_MAX);
-        (Self { sender, lossy: Arc::default() }, receiver)
+        (Self { sender, overflowed: Arc::default(), unreadable: Arc::default() }, receiver)
     }
 
     /// Whether anything may have been missed, because the queue was full or the framing was lost.
     pub fn is_lossy(&self) -> bool {
-        self.lossy.load(Ordering::Relaxed)
+        self.overflowed.load(Ordering::Relaxed) || self.unreadable.load(Ordering::Relaxed)
+    }
+
+    /// Forgets that the queue was full: what was missed then matters no more.
+    pub fn forgive_overflow(&self) {
+        self.overflowed.store(false, Ordering::Relaxed);
     }
 
     /// Takes a copy of a message.
@@ -47,13 +54,41 @@ impl Tap {
             let payload = payload.slice((*headers).min(payload.len())..);
             let tapped = Tapped { subject: subject.clone(), reply: reply.clone(), payload };
             if self.sender.try_send(tapped).is_err() {
-                self.miss();
+                self.overflowed.store(true, Ordering::Relaxed);
             }
         }
     }
 
     /// Notes that messages pass that cannot be copied.
     pub(super) fn miss(&self) {
-        self.lossy.store(true, Ordering::Relaxed);
+        self.unreadable.store(true, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_queue_is_forgiven_and_a_stream_that_cannot_be_read_is_not() {
+        let (tap, mut tapped) = Tap::new();
+        let (subject, payload) = (Bytes::from_static(b"claims.0"), Bytes::new());
+        let kind = Kind::Message { subject, subscription: None, reply: None, payload, headers: 0 };
+        let frame = Frame { bytes: Bytes::new(), kind };
+        for _ in 0..TAPPED_MAX {
+            tap.take(&frame);
+        }
+        assert!(!tap.is_lossy());
+        tap.take(&frame);
+        assert!(tap.is_lossy());
+
+        tap.forgive_overflow();
+        tapped.try_recv().unwrap();
+        tap.take(&frame);
+        assert!(!tap.is_lossy());
+
+        tap.miss();
+        tap.forgive_overflow();
+        assert!(tap.is_lossy());
     }
 }
