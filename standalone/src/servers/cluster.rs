@@ -180,8 +180,22 @@ fn postmaster_of(data: &Path) -> Option<u32> {
     (is_ours && is_postgres(pid)).then_some(pid)
 }
 
+/// Whether a process is a postmaster or a backend. What else works in the data folder, such as
+/// `tail -f postgresql.conf`, is not ours to stop.
 fn is_postgres(pid: u32) -> bool {
-    tree::command_line(pid).contains("postgres")
+    match tree::first_argument(pid) {
+        Some(first) => is_server(&first),
+        // `ps` does not show where an argument ends. There a process is only asked about when `postmaster.pid`
+        // names it.
+        None => tree::command_line(pid).contains("postgres"),
+    }
+}
+
+/// A postmaster, and a backend that was forked just now, go by the program's path; every other backend by
+/// `postgres: ` and what it does.
+fn is_server(first_argument: &str) -> bool {
+    first_argument.starts_with("postgres:")
+        || Path::new(first_argument).file_name() == Some("postgres".as_ref())
 }
 
 /// Reads the password, or makes one: readable by us and by the server's user only.
@@ -200,4 +214,43 @@ fn password(path: &Path, account: Option<&Account>) -> io::Result<String> {
         std::os::unix::fs::lchown(path, Some(account.uid()), Some(account.gid()))?;
     }
     Ok(password)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_known_by_their_first_argument() {
+        for server in
+            ["/usr/lib/postgresql/18/bin/postgres", "/my folder/postgres", "postgres", "postgres: walwriter"]
+        {
+            assert!(is_server(server), "{server}");
+        }
+        for other in ["tail", "/usr/bin/postgres_exporter", "/home/postgres/bin/vi", "postgresql.conf", ""] {
+            assert!(!is_server(other), "{other}");
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn only_servers_are_stopped_in_a_data_folder() {
+        use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+        use std::process::{Command, Stdio};
+
+        let data = tempfile::tempdir().unwrap();
+        fs::write(data.path().join("postgresql.conf"), "").unwrap();
+        let mut reader = Command::new("tail");
+        reader.args(["-f", "postgresql.conf"]);
+        let mut backend = Command::new("sleep");
+        backend.arg0("postgres: checkpointer").arg("60");
+        let [mut reader, mut backend] = [reader, backend].map(|mut command| {
+            command.current_dir(data.path()).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
+        });
+        clear(data.path()).await.unwrap();
+        // This is what ends it, unless something has before.
+        tree::send(reader.id(), Signal::SIGTERM);
+        assert_eq!(reader.wait().unwrap().signal(), Some(Signal::SIGTERM as i32));
+        assert_eq!(backend.wait().unwrap().signal(), Some(Signal::SIGKILL as i32));
+    }
 }

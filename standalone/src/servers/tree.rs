@@ -65,6 +65,14 @@ pub(super) fn working_in(folder: &Path) -> Vec<u32> {
         .collect()
 }
 
+/// The first argument of a process: the path or the name of its program, or the title it gave itself. None
+/// without `/proc`, and when it is gone.
+pub(super) fn first_argument(pid: u32) -> Option<String> {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let first = arguments.split(|&byte| byte == 0).next()?;
+    Some(String::from_utf8_lossy(first).into_owned())
+}
+
 /// The command line of a process, arguments separated by spaces; empty when it is gone.
 pub(super) fn command_line(pid: u32) -> String {
     match fs::read(format!("/proc/{pid}/cmdline")) {
