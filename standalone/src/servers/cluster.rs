@@ -200,24 +200,31 @@ fn is_server(first_argument: &str) -> bool {
 
 /// Reads the password, or makes one: readable by us and by the server's user only.
 fn password(path: &Path, account: Option<&Account>) -> io::Result<String> {
-    match fs::read_to_string(path) {
-        Ok(password) if !password.trim().is_empty() => return Ok(password.trim().to_owned()),
+    let password = match fs::read_to_string(path) {
+        Ok(password) if !password.trim().is_empty() => password.trim().to_owned(),
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut rng = rand::rng();
-    let password: String = (0..PASSWORD_LENGTH).map(|_| char::from(rng.sample(Alphanumeric))).collect();
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
-    writeln!(file, "{password}")?;
-    file.sync_all()?;
+        _ => make_password(path)?,
+    };
+    // Also one that was there: the run that made it may have been killed before it came to this.
     if let Some(account) = account {
         std::os::unix::fs::lchown(path, Some(account.uid()), Some(account.gid()))?;
     }
     Ok(password)
 }
 
+fn make_password(path: &Path) -> io::Result<String> {
+    let mut rng = rand::rng();
+    let password: String = (0..PASSWORD_LENGTH).map(|_| char::from(rng.sample(Alphanumeric))).collect();
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    writeln!(file, "{password}")?;
+    file.sync_all()?;
+    Ok(password)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
     use super::*;
 
     #[test]
@@ -230,6 +237,18 @@ mod tests {
         for other in ["tail", "/usr/bin/postgres_exporter", "/home/postgres/bin/vi", "postgresql.conf", ""] {
             assert!(!is_server(other), "{other}");
         }
+    }
+
+    #[test]
+    fn a_password_is_given_to_the_servers_user_whoever_made_it() {
+        let folder = tempfile::tempdir().unwrap();
+        // As root there is such a user; anybody else is the server's user.
+        let account = Account::for_data(&folder.path().join("data")).unwrap();
+        let path = folder.path().join("password");
+        let made = password(&path, None).unwrap();
+        assert_eq!(password(&path, account.as_ref()).unwrap(), made);
+        let uid = account.map_or(nix::unistd::geteuid().as_raw(), |account| account.uid());
+        assert_eq!(fs::metadata(&path).unwrap().uid(), uid);
     }
 
     #[cfg(target_os = "linux")]
