@@ -81,7 +81,7 @@ impl Cluster {
     ) -> anyhow::Result<Arc<Self>> {
         let disks = if small_disks { Some(Disks::mount(folder)?) } else { None };
         let postgres = Postgres::start(postgres_options(folder)).await?;
-        let database_url = format!("{}?sslmode=disable", postgres.create_database(DATABASE).await?);
+        let database_url = postgres.create_database(DATABASE).await?;
         let passwords = NatsPasswords::random();
         let nats = Nats::start(nats_options(folder, &passwords)?).await?;
 

@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Parser;
 use common::config::Env;
 use common::{shutdown, telemetry};
-use standalone::stack::{NatsUser, Part, Servers};
+use standalone::stack::{self, NatsUser, Part, Servers};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]
@@ -31,11 +31,26 @@ struct Arguments {
     workers: u8,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     let env = Env::load()?;
     telemetry::init(&env)?;
+    if stack::needs_postgres(&env) {
+        forget_options();
+    }
+    start(arguments, env)
+}
+
+/// Removes `PGOPTIONS` from our environment. It is meant for another server, and might make every transaction
+/// on the private one read-only. sqlx takes it from there for each connection, whatever the URL says.
+#[expect(unsafe_code, reason = "there is no other way to keep it from sqlx")]
+fn forget_options() {
+    // SAFETY: no other thread reads the environment meanwhile: the runtime starts later.
+    unsafe { std::env::remove_var("PGOPTIONS") };
+}
+
+#[tokio::main]
+async fn start(arguments: Arguments, env: Env) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     rlimit::increase_nofile_limit(u64::MAX)?;
     let folder = std::path::absolute(&arguments.data)?;
@@ -79,7 +94,8 @@ async fn run(servers: &Servers, workers: u8, stop: &CancellationToken) -> anyhow
 fn announce(servers: &Servers, port: u16) {
     println!("\nReady: http://localhost:{port}\n");
     if let Some(postgres) = servers.postgres() {
-        println!("  Postgres  {}", postgres.url(standalone::stack::DATABASE));
+        // In quotes, because shells take a question mark for a pattern.
+        println!("  Postgres  psql '{}'", postgres.url(stack::DATABASE));
     }
     if let Some((nats, passwords)) = servers.nats() {
         let password = passwords.of(NatsUser::Operator);

@@ -112,6 +112,11 @@ pub fn nats_options(folder: &Path, passwords: &NatsPasswords) -> std::io::Result
     })
 }
 
+/// Whether `env` names no Postgres, so that there will be a private one.
+pub fn needs_postgres(env: &Env) -> bool {
+    POSTGRES_VARIABLES.iter().all(|variable| env.get(variable).is_none())
+}
+
 /// The servers that a system runs on: its own, but for those that the environment names.
 #[derive(Debug)]
 pub struct Servers {
@@ -127,7 +132,7 @@ impl Servers {
     /// When a server cannot be found, fetched or started.
     pub async fn start(env: Env, folder: &Path) -> anyhow::Result<Self> {
         let mut servers = Self { postgres: None, nats: None, env };
-        if POSTGRES_VARIABLES.iter().all(|variable| servers.env.get(variable).is_none()) {
+        if needs_postgres(&servers.env) {
             let postgres = Postgres::start(postgres_options(folder)).await?;
             let url = postgres.create_database(DATABASE).await?;
             servers.env.set("DATABASE_URL", &url);

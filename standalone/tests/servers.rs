@@ -126,6 +126,31 @@ async fn postgres_of_a_crashed_owner_is_stopped_first_and_a_live_owner_is_respec
     assert!(!place.join("data").exists());
 }
 
+/// The whole system, because its parts connect by themselves.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_private_postgres_is_not_what_libpqs_variables_are_about() {
+    let folder = open_folder();
+    // Where there is no `.env`, and no server is named: an empty value counts as not set.
+    let system =
+        Program::new(env!("CARGO_BIN_EXE_standalone"), folder.path().join("log")).folder(folder.path());
+    let system = system.envs(["DATABASE_URL", "DB_PG_HOST", "NATS_URL"].map(|name| (name, "")));
+    let system = system.envs([("HOST", "127.0.0.1"), ("PORT", "0")]).envs([
+        ("PGHOST", "192.0.2.1"),
+        ("PGPASSWORD", "wrong"),
+        ("PGSSLMODE", "verify-full"),
+        ("PGSSLROOTCERT", "/no/such/file"),
+        ("PGOPTIONS", "-c default_transaction_read_only=on"),
+    ]);
+    let system = system.spawn().await.unwrap();
+    let deadline = Instant::now() + LIMIT;
+    while !system.log_tail().contains("Ready:") {
+        assert!(system.is_running() && Instant::now() < deadline, "{}", system.log_tail());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let status = system.terminate(LIMIT).await.unwrap();
+    assert!(status.success(), "{}", system.log_tail());
+}
+
 #[tokio::test]
 async fn postgres_that_cannot_start_says_why() {
     let folder = open_folder();

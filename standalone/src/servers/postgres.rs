@@ -112,10 +112,12 @@ impl Postgres {
         unreachable!("the last round returns")
     }
 
-    /// The connection URL of a database, as the superuser.
+    /// The connection URL of a database, as the superuser. It leaves nothing open that `PGSSLMODE` and its like,
+    /// which are about other servers, could fill in. Only `PGOPTIONS` counts all the same: sqlx adds what a URL says
+    /// to it.
     pub fn url(&self, database: &str) -> String {
         let password = self.cluster.password();
-        format!("postgres://{SUPERUSER}:{password}@127.0.0.1:{}/{database}", self.port)
+        format!("postgres://{SUPERUSER}:{password}@127.0.0.1:{}/{database}?sslmode=disable", self.port)
     }
 
     /// The port on 127.0.0.1.
