@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::migrate::MigrateError;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::backoff::Backoff;
@@ -33,7 +34,7 @@ pub enum SetupError {
     Refused(#[source] sqlx::Error),
     /// The tables could not be brought up to date.
     #[error("migrating the database: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[from] MigrateError),
     /// Reading or writing the set-up failed.
     #[error("setting up the database: {0}")]
     Database(#[from] sqlx::Error),
@@ -72,11 +73,7 @@ pub async fn connect(
                 Err(error) if is_passing(&error) => error,
                 Err(error) => return Err(SetupError::Refused(error)),
             },
-            Err(SetupError::Migrate(sqlx::migrate::MigrateError::Execute(error))) if is_passing(&error) => {
-                error
-            }
-            Err(SetupError::Refused(error)) if is_passing(&error) => error,
-            Err(error) => return Err(error),
+            Err(error) => passing(error)?,
         };
         tracing::warn!(
             host = options.get_host(),
@@ -85,6 +82,20 @@ pub async fn connect(
             "waiting for Postgres"
         );
         backoff.wait().await;
+    }
+}
+
+/// What to wait for to end, when waiting mends that. A migration during which the server went away is one
+/// transaction, and begins afresh.
+fn passing(error: SetupError) -> Result<sqlx::Error, SetupError> {
+    match error {
+        SetupError::Refused(error)
+        | SetupError::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))
+            if is_passing(&error) =>
+        {
+            Ok(error)
+        }
+        error => Err(error),
     }
 }
 
@@ -184,4 +195,90 @@ async fn create_partitions(pool: &PgPool, count: u32) -> Result<i64, SetupError>
     let found = sqlx::query_scalar("SELECT count(*) FROM partitions").fetch_one(&mut *transaction).await?;
     transaction.commit().await?;
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::fmt;
+    use std::io::ErrorKind;
+
+    use sqlx::error::DatabaseError;
+
+    use super::*;
+
+    /// What a server answers, by its code.
+    #[derive(Debug)]
+    struct Answer(&'static str);
+
+    impl fmt::Display for Answer {
+        fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str(self.0)
+        }
+    }
+
+    impl Error for Answer {}
+
+    impl DatabaseError for Answer {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn Error + Send + Sync + 'static> {
+            self
+        }
+
+        fn kind(&self) -> sqlx::error::ErrorKind {
+            sqlx::error::ErrorKind::Other
+        }
+    }
+
+    fn answer(code: &'static str) -> sqlx::Error {
+        sqlx::Error::Database(Box::new(Answer(code)))
+    }
+
+    #[test]
+    fn a_server_that_goes_away_at_any_time_is_waited_for() {
+        for cause in [
+            || answer("57P01"),
+            || answer("57P03"),
+            || answer("08006"),
+            || answer("53300"),
+            || sqlx::Error::Io(ErrorKind::ConnectionReset.into()),
+        ] {
+            for error in [
+                SetupError::Refused(cause()),
+                MigrateError::Execute(cause()).into(),
+                MigrateError::ExecuteMigration(cause(), 1).into(),
+            ] {
+                let text = error.to_string();
+                assert!(passing(error).is_ok(), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_waiting_does_not_mend_is_an_error() {
+        for error in [
+            SetupError::Refused(answer("28P01")),
+            MigrateError::Execute(answer("42501")).into(),
+            MigrateError::ExecuteMigration(answer("42601"), 1).into(),
+            MigrateError::VersionMismatch(1).into(),
+        ] {
+            let text = error.to_string();
+            assert!(passing(error).is_err(), "{text}");
+        }
+    }
 }

@@ -3,9 +3,12 @@
 use std::time::Duration;
 
 use common::config::Env;
+use common::database;
 use futures::future::join_all;
 use reqwest::Method;
 use serde_json::json;
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{Connection as _, PgConnection};
 use standalone::servers::{Nats, nats, port};
 use standalone::stack::{self, NatsUser, Part, Servers};
 use tokio::time::timeout;
@@ -157,6 +160,32 @@ fn servers_that_are_not_there_yet_are_waited_for() {
         api.stop().await.unwrap();
         worker.stop().await.unwrap();
         nats.stop().await.unwrap();
+        postgres.stop().await.unwrap();
+    });
+}
+
+#[test]
+fn a_postgres_that_goes_away_during_a_migration_is_waited_for() {
+    run(async {
+        let folder = open_folder();
+        let mut postgres = own_postgres(folder.path()).await;
+        let url = postgres.create_database(stack::DATABASE).await.unwrap();
+        // A table of the first migration's that is not committed: the migration waits for what becomes of it.
+        let mut blocker = PgConnection::connect(&url).await.unwrap();
+        let mut watcher = PgConnection::connect(&url).await.unwrap();
+        sqlx::raw_sql("BEGIN; CREATE TABLE coupons ()").execute(&mut blocker).await.unwrap();
+        let options: PgConnectOptions = url.parse().unwrap();
+        let connected = tokio::spawn(async move { database::connect(options, 1, "test").await });
+        eventually("the migration to wait", async || {
+            let waits =
+                "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%coupons%'";
+            sqlx::query_scalar::<_, i32>(waits).fetch_optional(&mut watcher).await.unwrap()
+        })
+        .await;
+        postgres.restart().await.unwrap();
+        let pool = timeout(LIMIT, connected).await.unwrap().unwrap().unwrap();
+        assert_eq!(database::partitions(&pool, Some(1)).await.unwrap(), 1);
+        pool.close().await;
         postgres.stop().await.unwrap();
     });
 }
