@@ -286,7 +286,7 @@ fn a_wrong_database_password_ends_a_process_at_once() {
         let variables = system.variables(NatsUser::Api);
         let (_, url) = variables.iter().find(|(variable, _)| variable == "DATABASE_URL").unwrap();
         let (start, end) = url.split_once('@').unwrap();
-        let wrong = [format!("{start}x@{end}"), format!("{url}_of_nobody")];
+        let wrong = [format!("{start}x@{end}"), url.replace('?', "_of_nobody?")];
         for url in wrong {
             system.set("DATABASE_URL", &url);
             assert_both_end_at_once(&system, "Postgres refuses the connection").await;
