@@ -266,6 +266,10 @@ mod tests {
         let [mut reader, mut backend] = [reader, backend].map(|mut command| {
             command.current_dir(data.path()).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
         });
+        // Their command lines are empty until the new programs are set up, and `spawn` does not wait for that.
+        let has_title = |pid| tree::first_argument(pid).is_some_and(|first| !first.is_empty());
+        let ids = [reader.id(), backend.id()];
+        assert!(eventually(Duration::from_secs(10), || ids.into_iter().all(has_title)).await);
         clear(data.path()).await.unwrap();
         // This is what ends it, unless something has before.
         tree::send(reader.id(), Signal::SIGTERM);
