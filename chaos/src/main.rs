@@ -220,10 +220,15 @@ async fn run(args: &RunArgs) -> anyhow::Result<bool> {
 
 /// The faults that may strike. A run without any would find nothing, whatever is broken.
 fn faults(args: &RunArgs) -> anyhow::Result<Vec<Fault>> {
-    let mut faults = if args.faults.is_empty() { Fault::ALL.to_vec() } else { args.faults.clone() };
-    faults.retain(|fault| !args.without.contains(fault) && (args.small_disks || !fault.needs_small_disk()));
-    anyhow::ensure!(!faults.is_empty(), "no fault is left to strike; full disks need --small-disks");
-    Ok(faults)
+    let can_strike = |fault: &Fault| args.small_disks || !fault.needs_small_disk();
+    if let Some(fault) = args.faults.iter().find(|fault| !can_strike(fault)) {
+        anyhow::bail!("{fault} needs --small-disks");
+    }
+    let named = if args.faults.is_empty() { Fault::ALL.as_slice() } else { &args.faults };
+    let left = named.iter().copied().filter(|fault| can_strike(fault) && !args.without.contains(fault));
+    let left: Vec<Fault> = left.collect();
+    anyhow::ensure!(!left.is_empty(), "no fault is left to strike");
+    Ok(left)
 }
 
 fn options(args: &RunArgs, faults: Vec<Fault>, folder: &Path, histories: PathBuf) -> Options {
@@ -319,6 +324,7 @@ mod tests {
 
         for args in [
             &["--faults", "disk-full-nats"][..],
+            &["--faults", "delays,disk-full-nats"],
             &["--faults", "delays,slices", "--without", "slices,delays"],
         ] {
             assert!(faults(&parse(args).unwrap()).is_err(), "{args:?}");
