@@ -36,6 +36,10 @@ const LESSONS_MAX: usize = 64;
 /// How long a coupon's winners are remembered at least.
 const KEPT_MIN: Duration = Duration::from_secs(60);
 
+/// How long nothing is asked after a question that failed: a server that cannot be had is not helped by asking it
+/// hundreds of times a second. All claims take the usual way meanwhile.
+const PAUSE: Duration = Duration::from_secs(1);
+
 /// How long a coupon whose winners could not be remembered is not tried again. Every refusal by the queue would
 /// have them looked for anew.
 const PASSED_OVER: Duration = Duration::from_secs(5);
@@ -183,9 +187,14 @@ impl Desk {
     ) {
         let mut waiting = Vec::new();
         let mut connection = None;
+        let mut closed_until = None;
         while let Some(1..) =
             stop.run_until_cancelled(visitors.recv_many(&mut waiting, QUESTION_CLAIMS_MAX)).await
         {
+            if closed_until.is_some_and(|until| Instant::now() < until) {
+                waiting.drain(..).for_each(|visitor| queue(visitor.waiter));
+                continue;
+            }
             let mut names: Vec<&CouponName> =
                 waiting.iter().map(|visitor| &visitor.waiter.claim.coupon_name).collect();
             names.sort_unstable();
@@ -197,6 +206,7 @@ impl Desk {
                     tracing::warn!(?failed, "sold-out coupons not looked at; their claims are queued");
                     // Whatever it is waiting for, it is not used again.
                     connection = None;
+                    closed_until = Some(Instant::now() + PAUSE);
                     None
                 }
             };
@@ -328,6 +338,13 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use common::ids::ClaimId;
+    use common::message::Claim;
+    use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
+
     use super::*;
 
     fn coupon(winners: u64, learnt: Instant) -> SoldOut {
@@ -376,6 +393,48 @@ mod tests {
         assert!(lessons.try_recv().is_err());
         desk.hear(&name("b"), Outcome::SoldOut);
         assert_eq!(lessons.try_recv(), Ok(name("b")));
+    }
+
+    #[tokio::test]
+    async fn after_a_question_that_failed_none_is_asked_for_a_while() {
+        const CLAIMS: usize = 20;
+        let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = server.local_addr().unwrap().port();
+        let database = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port);
+        let (desk, visitors, _lessons) = Desk::new(CLAIMS, 200);
+        desk.remember(name("a"), coupon(10, Instant::now()));
+        let (queued, mut claims) = mpsc::unbounded_channel();
+        let stop = CancellationToken::new();
+        let queue = move |waiter: Waiter| queued.send(waiter).unwrap();
+        let serving = tokio::spawn(desk.clone().serve(visitors, database, queue, stop.clone()));
+        let questions = Arc::new(AtomicUsize::new(0));
+        let counted = questions.clone();
+        // It takes the connection and closes it.
+        let refusing = tokio::spawn(async move {
+            while server.accept().await.is_ok() {
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+
+        let started = Instant::now();
+        let permits = Arc::new(Semaphore::new(1));
+        for number in 0..CLAIMS {
+            let claim = Claim {
+                claim_id: ClaimId::random(),
+                user_id: UserId::new(&format!("u{number}")).unwrap(),
+                coupon_name: name("a"),
+            };
+            let permit = permits.clone().acquire_owned().await.unwrap();
+            let (waiter, _answer) = Waiter::new(Arc::new(claim), started, permit);
+            assert!(desk.take(waiter).is_ok());
+            assert!(claims.recv().await.is_some(), "it takes the usual way");
+        }
+        let paused = started.elapsed().as_secs_f64() / PAUSE.as_secs_f64();
+        let questions = questions.load(Ordering::Relaxed);
+        assert!((1..=1 + paused as usize).contains(&questions), "{questions} within {paused} pauses");
+        stop.cancel();
+        serving.await.unwrap();
+        refusing.abort();
     }
 
     #[test]

@@ -51,15 +51,7 @@ impl Env {
             Err(error) if error.not_found() => {}
             // The line may hold a password, so it is not repeated.
             Err(dotenvy::Error::LineParse(line, at)) => {
-                let variable = line.split('=').next().unwrap_or_default().trim();
-                let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-                let reason = match variable {
-                    name if !name.is_empty() && name.chars().all(plain) => {
-                        format!("the value of {name} cannot be read (character {at} of its line)")
-                    }
-                    _ => "a line is no VARIABLE=value".to_owned(),
-                };
-                return Err(ConfigError::new(".env", reason));
+                return Err(ConfigError::new(".env", unreadable(&line, at)));
             }
             Err(error) => return Err(ConfigError::new(".env", error.to_string())),
         }
@@ -173,6 +165,15 @@ fn parse_database_url(url: &str) -> Result<PgConnectOptions, String> {
         };
     }
     Ok(options)
+}
+
+/// Says which line of `.env` cannot be read, without a word of it.
+fn unreadable(line: &str, at: usize) -> String {
+    let text = std::fs::read_to_string(".env").unwrap_or_default();
+    match text.lines().position(|other| other.trim() == line.trim()) {
+        Some(before) => format!("line {} is no VARIABLE=value, from character {at} on", before + 1),
+        None => "a line is no VARIABLE=value".to_owned(),
+    }
 }
 
 /// Reads the settings of a session, written `-c name=value`.

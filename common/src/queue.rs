@@ -1,5 +1,6 @@
 //! The connection to NATS: made once, kept for ever, its state watched.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_nats::connection::State;
@@ -73,25 +74,46 @@ pub async fn connect(config: &config::Nats, role: &str) -> Result<Connection, as
 }
 
 /// Corrects the link until nobody looks at it any more. The client library tells of changes, but drops the news when
-/// nobody takes it fast enough; its state counts. Two looks in a row, as the news may only be under way.
+/// nobody takes it fast enough; its state counts, and how often it has connected.
 async fn watch(client: async_nats::Client, link: watch::Sender<Link>) {
-    let mut differed = None;
+    let statistics = client.statistics();
+    let connects = || statistics.connects.load(Ordering::Relaxed);
+    let mut audit = Audit { connects: connects(), epoch: link.borrow().epoch, differed: None };
     loop {
         tokio::select! {
             () = link.closed() => return,
             () = tokio::time::sleep(WATCH_INTERVAL) => {}
         }
         let up = client.connection_state() == State::Connected;
-        let seen = *link.borrow();
-        if up == seen.up {
-            differed = None;
-        } else if differed.replace(seen) == Some(seen) {
+        let told = *link.borrow();
+        if let Some(corrected) = audit.look(told, up, connects()) {
             tracing::warn!(up, "news of the NATS connection was missed");
-            link.send_modify(|link| {
-                link.up = up;
-                link.epoch += u64::from(up);
-            });
+            // Unless the news has come this very moment.
+            link.send_if_modified(|link| *link == told && std::mem::replace(link, corrected) == told);
         }
+    }
+}
+
+/// What was told of a connection, compared with its state.
+struct Audit {
+    /// How often it had connected, and what had been told, when the two agreed.
+    connects: u64,
+    epoch: u64,
+    /// What was told at the last look, if that was wrong.
+    differed: Option<Link>,
+}
+
+impl Audit {
+    /// The link as it is, if what was told of it is wrong. Two looks in a row, as the news may only be under way.
+    fn look(&mut self, told: Link, up: bool, connects: u64) -> Option<Link> {
+        // Lost and made again, and told of neither.
+        let is_behind = told.epoch - self.epoch < connects - self.connects;
+        if up == told.up && !is_behind {
+            *self = Self { connects, epoch: told.epoch, differed: None };
+            return None;
+        }
+        let again = self.differed.replace(told) == Some(told);
+        again.then_some(Link { up, epoch: told.epoch + 1 })
     }
 }
 
@@ -134,5 +156,41 @@ fn options(config: &config::Nats, role: &str, link: watch::Sender<Link>) -> Conn
     match &config.credentials {
         Some((user, password)) => options.user_and_password(user.clone(), password.clone()),
         None => options,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOLD: Link = Link { up: true, epoch: 3 };
+
+    fn audit() -> Audit {
+        Audit { connects: 3, epoch: 3, differed: None }
+    }
+
+    #[test]
+    fn news_that_was_missed_is_made_up_for() {
+        // That it is down, that it is up again, and that it was away.
+        let down = Link { up: false, ..TOLD };
+        for (told, up, connects) in [(TOLD, false, 3), (down, true, 4), (TOLD, true, 4)] {
+            let mut audit = audit();
+            assert_eq!(audit.look(told, up, connects), None);
+            let corrected = audit.look(told, up, connects);
+            assert_eq!(corrected, Some(Link { up, epoch: 4 }), "{told:?} {up} {connects}");
+            for _ in 0..2 {
+                assert_eq!(audit.look(corrected.unwrap(), up, connects), None);
+            }
+        }
+    }
+
+    #[test]
+    fn news_that_is_late_or_right_is_left_alone() {
+        let mut audit = audit();
+        assert_eq!(audit.look(TOLD, false, 3), None);
+        assert_eq!(audit.look(Link { up: false, ..TOLD }, false, 3), None);
+        assert_eq!(audit.look(Link { up: false, ..TOLD }, true, 4), None);
+        assert_eq!(audit.look(Link { epoch: 4, ..TOLD }, true, 4), None);
+        assert_eq!(audit.look(Link { epoch: 4, ..TOLD }, true, 4), None);
     }
 }

@@ -5,6 +5,7 @@
 //! What happens here only decides how soon a partition finds a worker.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,8 +25,9 @@ use crate::{Worker, share};
 /// Heartbeats per lease time.
 const HEARTBEATS_PER_LEASE: u32 = 8;
 
-/// How long a connection to Postgres may take to come up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a connection to Postgres may take to come up: as long as a lease, within these limits. Where Postgres is
+/// far away it takes a second; after a cut, a new attempt gets through sooner than one that was begun before.
+const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3);
 
 /// A partition's running loop.
 struct Running {
@@ -115,8 +117,8 @@ impl Manager {
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                // Longer than a beat where Postgres is far away: it must come about nevertheless.
-                let opened = tokio::time::timeout(CONNECT_TIMEOUT, self.worker.database.connect());
+                let limit = lease.clamp(*CONNECT_TIMEOUT.start(), *CONNECT_TIMEOUT.end());
+                let opened = tokio::time::timeout(limit, self.worker.database.connect());
                 let Some(opened) = stop.run_until_cancelled(opened).await else { return Ok(()) };
                 let mut connection = opened.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
                 // A look first: a worker that Postgres answers too late must not take a share from the others
@@ -130,6 +132,9 @@ impl Manager {
                 none.insert(connection)
             }
         };
+        if stop.is_cancelled() {
+            return Ok(());
+        }
         if without_queue {
             // Others may still reach the queue: this worker counts for nothing until it does again.
             for running in self.running.values() {
@@ -143,7 +148,8 @@ impl Manager {
         let wanted = self.review(&leases, share);
         let active = self.running.values().filter(|running| !running.stop.is_cancelled()).count();
         let missing = share.saturating_sub(active);
-        if missing == 0 || wanted.is_empty() || Instant::now() < self.acquire_from {
+        let may_acquire = Instant::now() >= self.acquire_from && !stop.is_cancelled();
+        if missing == 0 || wanted.is_empty() || !may_acquire {
             return Ok(());
         }
         let Some(connection) = &mut self.connection else { return Ok(()) };

@@ -293,14 +293,15 @@ impl Purge {
         let epoch = link.borrow().epoch;
         let done = self.purged.clone();
         self.task = Some(tokio::spawn(async move {
+            // Nothing is to be sent late, to a server that may have come back with another stream.
+            let is_current = || *link.borrow() == (Link { up: true, epoch });
             let purged = async {
-                // Not to be sent late, to a server that may have come back with another stream.
-                if *link.borrow() != (Link { up: true, epoch }) {
+                if !is_current() {
                     return Ok(());
                 }
                 let stream = jetstream.get_stream(stream::name(partition)).await?;
                 // Made anew meanwhile: what lies before the cursor there has not been applied.
-                if Some(source::created_ns(stream.cached_info())) != created_ns {
+                if Some(source::created_ns(stream.cached_info())) != created_ns || !is_current() {
                     return Ok(());
                 }
                 stream.purge().sequence(sequence).await?;

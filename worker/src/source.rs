@@ -462,9 +462,9 @@ impl Mismatch {
         // A generation is never 0: receipts use that for "proves nothing". And where messages are passed over,
         // that the cursor has passed one proves nothing.
         let raise = self != Self::New || row.generation == 0 || last_seq >= first_sequence(info);
-        if store::start_over(connection, partition, row, created_ns(info), last_seq, raise).await?
-            && self != Self::New
-        {
+        let over = store::start_over(connection, partition, row, created_ns(info), last_seq, raise).await?;
+        // Nothing has been lost before the first generation.
+        if over && raise && row.generation != 0 {
             tracing::error!(
                 %partition,
                 mismatch = ?self,

@@ -346,8 +346,9 @@ pub async fn write(connection: &mut PgConnection, fence: &Fence, changes: &Chang
     }
 }
 
-/// [`LEASE_MS_MAX`] for Postgres.
-const LEASE_MAX_MS: i64 = LEASE_MS_MAX.cast_signed();
+/// What is left of a lease is less, in milliseconds, unless the database's clock was set back. Twice the longest lease,
+/// so that a clock that is set right by some seconds frees nothing.
+const LEFT_MS_MAX: i64 = 2 * LEASE_MS_MAX.cast_signed();
 
 fn millis(time: Duration) -> i64 {
     i64::try_from(time.as_millis()).unwrap_or(i64::MAX)
@@ -424,7 +425,7 @@ pub async fn leases(connection: &mut PgConnection) -> Result<(Vec<Uuid>, Vec<Lea
          WHERE alive_until > clock_timestamp() AND alive_until <= clock_timestamp() + $1 * interval '1 millisecond'
          ORDER BY started_at, id",
     )
-    .bind(LEASE_MAX_MS)
+    .bind(LEFT_MS_MAX)
     .fetch_all(&mut *connection)
     .await?;
     let leases = sqlx::query_as(
@@ -433,7 +434,7 @@ pub async fn leases(connection: &mut PgConnection) -> Result<(Vec<Uuid>, Vec<Lea
                     OR lease_until > clock_timestamp() + $1 * interval '1 millisecond' AS free
          FROM partitions ORDER BY id",
     )
-    .bind(LEASE_MAX_MS)
+    .bind(LEFT_MS_MAX)
     .fetch_all(connection)
     .await?;
     Ok((workers, leases))
@@ -468,7 +469,7 @@ pub async fn acquire(
     .bind(wanted)
     .bind(i64::try_from(count).unwrap_or(i64::MAX))
     .bind(millis(lease))
-    .bind(LEASE_MAX_MS)
+    .bind(LEFT_MS_MAX)
     .fetch_all(connection)
     .await
 }
