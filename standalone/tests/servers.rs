@@ -21,8 +21,11 @@ use tokio::time::timeout;
 /// What must not answer is given this long to do so.
 const SILENCE: Duration = Duration::from_millis(300);
 
-/// No wait in these tests is longer.
+/// No wait in these tests is longer, but for the one for a whole system.
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// How long a whole system may take to be ready. It may have to fetch its servers first.
+const READY_LIMIT: Duration = Duration::from_secs(600);
 
 /// A folder that every user can pass through, as temporary folders usually are not.
 fn open_folder() -> TempDir {
@@ -142,7 +145,7 @@ async fn a_private_postgres_is_not_what_libpqs_variables_are_about() {
         ("PGOPTIONS", "-c default_transaction_read_only=on"),
     ]);
     let system = system.spawn().await.unwrap();
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + READY_LIMIT;
     while !system.log_tail().contains("Ready:") {
         assert!(system.is_running() && Instant::now() < deadline, "{}", system.log_tail());
         tokio::time::sleep(Duration::from_millis(10)).await;

@@ -203,7 +203,7 @@ fn remove_leftovers(cache: &Path) {
 }
 
 /// Returns when a tree is on the disk.
-fn sync(path: &Path) -> io::Result<()> {
+pub(super) fn sync(path: &Path) -> io::Result<()> {
     let metadata = fs::symlink_metadata(path)?;
     if metadata.is_symlink() {
         return Ok(());

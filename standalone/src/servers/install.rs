@@ -53,6 +53,8 @@ fn copy(prefix: &Path, place: &Path) -> io::Result<()> {
         copy_tree(&libraries, &install.join(WHEEL_LIBRARIES))?;
     }
     make_readable(&work)?;
+    // Under its final name it counts as whole, also after a power cut.
+    super::fetch::sync(&work)?;
     let renamed = fs::rename(&work, place);
     if renamed.is_err() {
         let _ = fs::remove_dir_all(&work);
