@@ -127,6 +127,7 @@ impl Sale {
             retries: self.retries,
             follow: FOLLOW,
             drain: self.drain,
+            keeps_refused: self.mix.repeat_share > 0.0,
         }
     }
 

@@ -84,6 +84,8 @@ pub fn verify(
     unknown.sort_unstable();
     let mut already = ledger.already_claimed.clone();
     already.sort_unstable();
+    let mut refused = ledger.refused.clone();
+    refused.sort_unstable();
 
     let mut checks = Checks::new();
     for (index, (before, after)) in before.iter().zip(after).enumerate() {
@@ -93,11 +95,13 @@ pub fn verify(
             already: of_coupon(&already, coupon, |ask| *ask),
             unknown: of_coupon(&unknown, coupon, |ask| *ask),
             sold_out: ledger.sold_out[index],
+            refused: of_coupon(&refused, coupon, |ask| *ask),
         };
         checks.coupon(&told, before, after, user_id);
     }
-    let Checks { stock, sold_out, twice, once_in_view, same, positions, refused_twice } = checks;
-    vec![stock, sold_out, twice, once_in_view, same, positions, refused_twice]
+    let Checks { stock, sold_out, twice, once_in_view, same, positions, refused_twice, refused_winner } =
+        checks;
+    vec![stock, sold_out, twice, once_in_view, same, positions, refused_twice, refused_winner]
 }
 
 /// The answers about one coupon, by user.
@@ -106,6 +110,7 @@ struct Told<'a> {
     already: &'a [Ask],
     unknown: &'a [Ask],
     sold_out: u64,
+    refused: &'a [Ask],
 }
 
 /// The part of a sorted list that is about one coupon.
@@ -123,6 +128,7 @@ struct Checks {
     same: Check,
     positions: Check,
     refused_twice: Check,
+    refused_winner: Check,
 }
 
 impl Checks {
@@ -135,6 +141,8 @@ impl Checks {
             same: Check::new("the list holds exactly those who were told to have won"),
             positions: Check::new("each winner's position is the place in the list"),
             refused_twice: Check::new("claimed already is said only to winners"),
+            // Nothing is given out any more after that was true, and before it the winner had it already.
+            refused_winner: Check::new("sold out is never said to a winner"),
         }
     }
 
@@ -219,6 +227,11 @@ impl Checks {
                 format!("{name}: user {} is no winner", user_id(ask.user))
             });
         }
+        for ask in told.refused {
+            self.refused_winner.that(!places.contains_key(&ask.user), || {
+                format!("{name}: user {} has it", user_id(ask.user))
+            });
+        }
     }
 }
 
@@ -243,6 +256,7 @@ mod tests {
         }
         ledger.already_claimed.push(Ask { coupon: 0, user: 2 });
         ledger.sold_out[0] = 1;
+        ledger.refused.push(Ask { coupon: 0, user: 5 });
         (ledger, vec![coupon(3, &[])], vec![coupon(3, &[4, 2, 9])])
     }
 
@@ -264,7 +278,11 @@ mod tests {
     #[test]
     fn every_way_to_cheat_is_found() {
         type Cheat = fn(&mut Ledger, &mut Coupon);
-        let cheats: [(Cheat, &str); 10] = [
+        let cheats: [(Cheat, &str); 11] = [
+            (
+                |ledger, _| ledger.refused.push(Ask { coupon: 0, user: 2 }),
+                "sold out is never said to a winner",
+            ),
             (|_, after| after.remaining = 1, "the stock and the claims add up, and nothing is oversold"),
             (|ledger, _| ledger.wins.push(ledger.wins[0]), "nobody is told twice to have won"),
             (|_, after| after.claimed_by[0] = Some(9), "nobody is in a coupon's list twice"),

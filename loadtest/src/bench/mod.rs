@@ -8,7 +8,8 @@ mod tables;
 mod usage;
 mod workload;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -17,6 +18,7 @@ use serde_json::json;
 use standalone::servers::Postgres;
 use standalone::stack;
 use tokio::runtime::Runtime;
+use uuid::Uuid;
 
 use crate::report::{ms, rate};
 
@@ -63,6 +65,10 @@ pub fn bench(options: &Options) -> anyhow::Result<(String, bool)> {
     let systems = chosen(System::ALL.to_vec(), &options.systems, |system| system.name())?;
     let any = workloads.iter().any(|workload| systems.iter().any(|system| workload.suits(*system)));
     ensure!(any, "none of these systems is measured with any of these workloads");
+    // Before hours of measuring, rather than after.
+    let creating =
+        |file: &PathBuf| File::create(file).with_context(|| format!("creating {}", file.display()));
+    let json = options.json.as_ref().map(creating).transpose()?;
     let binaries = binaries(options.build)?;
     // The generator has threads of its own: the runtime only starts and stops processes.
     let runtime = Runtime::new()?;
@@ -73,12 +79,10 @@ pub fn bench(options: &Options) -> anyhow::Result<(String, bool)> {
 
     let mut results = Results::default();
     let outcome = measure(&runtime, &ground, &workloads, &systems, options, &mut results);
-    if let Some(file) = &options.json {
-        // Also when something failed: what was measured until then.
-        let all = json!({"machine": machine, "seconds": options.seconds, "measurements": results});
-        fs::write(file, serde_json::to_vec_pretty(&all)?)
-            .with_context(|| format!("writing {}", file.display()))?;
-    }
+    // Also when something failed: what was measured until then.
+    let all = json!({"machine": machine, "seconds": options.seconds, "measurements": results});
+    let written =
+        json.map_or(Ok(()), |mut json| json.write_all(serde_json::to_string_pretty(&all)?.as_bytes()));
     let Ground { postgres, folder, .. } = ground;
     runtime.block_on(postgres.stop())?;
     // It holds the lock of its folder.
@@ -100,6 +104,7 @@ pub fn bench(options: &Options) -> anyhow::Result<(String, bool)> {
         }
         page::write(docs, &machine, &results, &tables, &workloads, &systems, &how)?;
     }
+    written.context("writing the JSON file")?;
     let sound = results.0.iter().all(|measurement| measurement.broken.is_empty());
     Ok((tables, sound))
 }
@@ -258,8 +263,8 @@ fn binaries(build: bool) -> anyhow::Result<PathBuf> {
 fn temporary_folder() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe()?;
     let target = own.ancestors().nth(2).context("where is the target folder?")?;
-    let folder = target.join(format!("bench-{}", std::process::id()));
-    fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
+    let folder = target.join(format!("bench-{}", Uuid::new_v4().simple()));
+    fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
     Ok(folder)
 }
 

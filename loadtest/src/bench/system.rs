@@ -118,14 +118,12 @@ impl Ground {
             System::Queue { apis, workers } => self.queue(&mut running, &folder, &url, apis, workers).await?,
             peer => {
                 let port = port::free()?;
-                let program = Program::new(std::env::current_exe()?, folder.join("peer.log")).args([
-                    "peer",
-                    peer.name(),
-                    "--port",
-                    &port.to_string(),
-                    "--database-url",
-                    &url,
-                ]);
+                // As bare as this system's own processes.
+                let program = Program::new(std::env::current_exe()?, folder.join("peer.log"))
+                    .clean_env()
+                    .folder(&folder)
+                    .args(["peer", peer.name(), "--port", &port.to_string()])
+                    .env("DATABASE_URL", &url);
                 running.add("api", program.spawn().await?);
                 running.targets.push(loopback(port)?);
             }

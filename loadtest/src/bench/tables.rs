@@ -197,12 +197,23 @@ fn notes(results: &Results) -> Vec<String> {
     let unchecked = System::Ceiling.name();
     let checked = results.0.iter().filter(|m| m.system != unchecked);
     notes.push(format!(
-        "After each of {} runs every answer was compared with what the API showed; {} did not match.",
+        "After each of {} runs every answer was compared with what the API showed; {} of them broke a promise.",
         checked.clone().count(),
         checked.filter(|m| !m.broken.is_empty()).count()
     ));
     for run in results.0.iter().filter(|m| !m.broken.is_empty()) {
         notes.push(format!("BROKEN: {} on {}: {}", run.workload, run.system, run.broken.join("; ")));
+    }
+    let mut missed = BTreeMap::<_, Vec<_>>::new();
+    for run in results.0.iter().filter(|m| m.missed > 0) {
+        missed.entry((run.workload, run.system)).or_default().push(run.missed);
+    }
+    for ((workload, system), claims) in missed {
+        notes.push(format!(
+            "({workload}) on {system}: in {} runs claims could not be sent in time, or had no outcome; up to {}.",
+            claims.len(),
+            count(claims.into_iter().max().unwrap_or_default())
+        ));
     }
     let mut cut_short = BTreeMap::<_, Vec<_>>::new();
     for run in results.0.iter().filter(|m| m.not_asked > 0) {

@@ -16,8 +16,10 @@ const EARLIER_USERS: u32 = 2_000;
 const OPEN_RATE: f64 = 5_000.0;
 /// Connections for all workloads but those about connections.
 const CONNECTIONS: usize = 256;
-/// How long overdue requests of an open loop, and late answers, are waited for.
-const DRAIN: Duration = Duration::from_secs(5);
+/// How long an answer is waited for.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How long overdue requests of an open loop, and late answers to it, are waited for in the end.
+const OPEN_DRAIN: Duration = Duration::from_secs(5);
 /// Claims of the endurance run.
 const ENDURANCE_CLAIMS: u32 = 2_000_000;
 
@@ -136,8 +138,9 @@ impl Workload {
             length: Some(Duration::from_secs_f64(seconds * factor)),
             connections: self.connections,
             threads: threads_default(self.connections),
-            timeout: Duration::from_secs(30),
-            drain: DRAIN,
+            timeout: TIMEOUT,
+            // A closed loop ends when everybody is answered, however slow a system is.
+            drain: if self.open { OPEN_DRAIN } else { TIMEOUT },
             // The peers know no idempotency keys, so nobody gets any.
             retries: 0,
             // Most of an open loop's have none when the system falls behind, which the table tells.

@@ -15,8 +15,9 @@ pub struct PeerArgs {
     /// Port on the loopback address.
     #[arg(long)]
     port: u16,
-    /// The peer's own database; not used by the ceiling.
-    #[arg(long, required_if_eq_any = [("design", "row-lock"), ("design", "conditional")])]
+    /// The peer's own database; not used by the ceiling. Or the variable DATABASE_URL, which only this user can
+    /// read while the program runs.
+    #[arg(long)]
     database_url: Option<String>,
     /// Sessions of the database that claims take turns on.
     #[arg(long, default_value_t = peers::SESSIONS_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=1000))]
@@ -37,8 +38,11 @@ impl PeerArgs {
     pub(super) fn execute(self) -> anyhow::Result<ExitCode> {
         let runtime = tokio::runtime::Runtime::new().context("the runtime")?;
         runtime.block_on(async {
-            let url = self.database_url.unwrap_or_default();
-            let database = async || peers::connect(&url, self.sessions).await.context("the database");
+            let url = self.database_url.or_else(|| std::env::var("DATABASE_URL").ok());
+            let database = async || {
+                let url = url.context("--database-url or DATABASE_URL is needed")?;
+                peers::connect(&url, self.sessions).await.context("the database")
+            };
             let router = match self.design {
                 Design::Ceiling => peers::ceiling(),
                 Design::RowLock => peers::row_lock(database().await?),

@@ -11,7 +11,8 @@ pub struct Win {
     pub position: Option<u32>,
 }
 
-/// The outcomes of a run. It grows by some 12 bytes for each request that is not refused for lack of stock.
+/// The outcomes of a run. It grows by some 12 bytes for each request, but for those that are refused for lack of stock
+/// where nobody asks twice.
 #[derive(Debug, Default)]
 pub struct Ledger {
     /// Every answer that said "claimed", in the order of arrival at one thread.
@@ -20,6 +21,8 @@ pub struct Ledger {
     pub already_claimed: Vec<Ask>,
     /// For each coupon, how many were told that it is gone.
     pub sold_out: Vec<u64>,
+    /// Who was told so, if [`Drive::keeps_refused`](super::Drive::keeps_refused).
+    pub refused: Vec<Ask>,
     /// Requests whose outcome was never learned: broken off, or "try again" until the end.
     pub unknown: Vec<Ask>,
     /// Requests with an answer outside the contract.
@@ -37,6 +40,7 @@ impl Ledger {
     pub fn merge(&mut self, other: Self) {
         self.wins.extend(other.wins);
         self.already_claimed.extend(other.already_claimed);
+        self.refused.extend(other.refused);
         self.unknown.extend(other.unknown);
         self.unexpected.extend(other.unexpected);
         for (own, other) in self.sold_out.iter_mut().zip(other.sold_out) {

@@ -69,6 +69,8 @@ pub struct Drive {
     pub follow: Duration,
     /// How long after `length` to wait for what is under way or overdue.
     pub drain: Duration,
+    /// Whether to remember who was told "sold out": users who ask again might be told so though they have won.
+    pub keeps_refused: bool,
 }
 
 /// What a run has given.

@@ -320,7 +320,12 @@ impl<'a> Reactor<'a> {
         match meaning {
             Meaning::Won { position } => self.ledger.wins.push(Win { ask, position }),
             Meaning::AlreadyClaimed => self.ledger.already_claimed.push(ask),
-            Meaning::SoldOut => self.ledger.sold_out[ask.coupon as usize] += 1,
+            Meaning::SoldOut => {
+                self.ledger.sold_out[ask.coupon as usize] += 1;
+                if self.drive.keeps_refused {
+                    self.ledger.refused.push(ask);
+                }
+            }
             // Not the outcome of a claim: a server is not fast by turning requests away.
             Meaning::Pending | Meaning::TryAgain => return self.ledger.unknown.push(ask),
             Meaning::Unexpected => return self.ledger.unexpected.push(ask),

@@ -65,6 +65,7 @@ fn each_cheat_is_found() {
         (Manner::ForgetsWinners, same),
         (Manner::SoldOutEarly, "sold out is said only when all are gone"),
         (Manner::FalseConflict, "claimed already is said only to winners"),
+        (Manner::RefusesWinners, "sold out is never said to a winner"),
         (Manner::Fails, "every answer is one that the contract knows"),
         (Manner::PointsNowhere, "every answer is one that the contract knows"),
     ];

@@ -32,6 +32,8 @@ pub(crate) enum Manner {
     SoldOutEarly,
     /// Some new users are told that they have claimed already.
     FalseConflict,
+    /// Whoever has it is told so only until it is sold out.
+    RefusesWinners,
     /// Some are answered with 500.
     Fails,
     /// The first attempt of every claim is answered with 503.
@@ -179,9 +181,10 @@ async fn claim(State(shared): State<Arc<Shared>>, headers: HeaderMap, Json(claim
         None
     };
     let Some((outcome, silent)) = decided else {
-        // The same key again: the same outcome again.
-        let outcome = shared.keys.lock().unwrap()[&format!("outcome {key}")].clone();
-        return outcome.into_response_json();
+        // The same key again: the same outcome again, if there is one.
+        let outcome = shared.keys.lock().unwrap().get(&format!("outcome {key}")).cloned();
+        let not_yet = || (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "0")]).into_response();
+        return outcome.map_or_else(not_yet, |outcome| outcome.into_response_json());
     };
     shared.keys.lock().unwrap().insert(format!("outcome {key}"), outcome.clone());
     match shared.manner {
@@ -211,6 +214,9 @@ fn decide(shared: &Shared, user: &str, name: &str) -> ((StatusCode, Value), bool
     let every = |nth: usize| coupon.claims_seen.is_multiple_of(nth);
     let (seventh, third) = (every(7), every(3));
     let new = coupon.claimed.insert(user.to_owned());
+    if !new && manner == Manner::RefusesWinners && coupon.claimed_by.len() >= coupon.amount {
+        return (problem(StatusCode::BAD_REQUEST, "sold_out"), false);
+    }
     if !new && manner != Manner::WinsTwice {
         return (problem(StatusCode::CONFLICT, "already_claimed"), false);
     }
