@@ -204,26 +204,16 @@ fn notes(results: &Results) -> Vec<String> {
     for run in results.0.iter().filter(|m| !m.broken.is_empty()) {
         notes.push(format!("BROKEN: {} on {}: {}", run.workload, run.system, run.broken.join("; ")));
     }
-    let mut missed = BTreeMap::<_, Vec<_>>::new();
-    for run in results.0.iter().filter(|m| m.missed > 0) {
-        missed.entry((run.workload, run.system)).or_default().push(run.missed);
-    }
-    for ((workload, system), claims) in missed {
+    for ((workload, system), (runs, most)) in where_any(results, |m| m.missed) {
         notes.push(format!(
-            "({workload}) on {system}: in {} runs claims could not be sent in time, or had no outcome; up to {}.",
-            claims.len(),
-            count(claims.into_iter().max().unwrap_or_default())
+            "({workload}) on {system}: in {runs} runs claims could not be sent in time, or had no outcome; up to {}.",
+            count(most)
         ));
     }
-    let mut cut_short = BTreeMap::<_, Vec<_>>::new();
-    for run in results.0.iter().filter(|m| m.not_asked > 0) {
-        cut_short.entry((run.workload, run.system)).or_default().push(run.not_asked);
-    }
-    for ((workload, system), left) in cut_short {
+    for ((workload, system), (runs, most)) in where_any(results, |m| m.not_asked) {
         notes.push(format!(
-            "({workload}) on {system} ran out of time in {} runs; up to {} users had not asked by then.",
-            left.len(),
-            count(left.into_iter().max().unwrap_or_default())
+            "({workload}) on {system} ran out of time in {runs} runs; up to {} users had not asked by then.",
+            count(most)
         ));
     }
     if let Some(foreign) = Spread::of(results.0.iter().map(|m| m.foreign_cpu)) {
@@ -234,4 +224,18 @@ fn notes(results: &Results) -> Vec<String> {
         ));
     }
     notes
+}
+
+/// The workloads and systems with runs in which there was any of something: how many runs, and how much at most.
+fn where_any(
+    results: &Results,
+    of: fn(&Measurement) -> u64,
+) -> BTreeMap<(&'static str, &'static str), (usize, u64)> {
+    let mut found = BTreeMap::new();
+    for run in results.0.iter().filter(|run| of(run) > 0) {
+        let (runs, most) = found.entry((run.workload, run.system)).or_insert((0, 0));
+        *runs += 1;
+        *most = of(run).max(*most);
+    }
+    found
 }
