@@ -20,7 +20,7 @@ const ROWS: i64 = 20_000;
 /// Pairs of coupon and user that each statement looks up; as many coupons.
 const PAIRS: usize = 20;
 
-/// Rows that a batch may read for each pair: some 6, and what batches before it left behind. A scan reads [`ROWS`].
+/// Rows that a batch may read for each pair: a few, and what batches before it left behind. A scan reads [`ROWS`].
 const READS_PER_PAIR: i64 = 25;
 
 /// Batches that make the plans, with dead letters and without. Plans are made at the first, and each leaves rows
