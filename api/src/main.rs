@@ -3,7 +3,7 @@
 use api::{Api, Config};
 use clap::Parser;
 use common::config::Env;
-use common::{shutdown, telemetry};
+use common::{runtime, sched, shutdown, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -17,8 +17,9 @@ fn main() -> anyhow::Result<()> {
     Arguments::parse();
     let env = Env::load()?;
     telemetry::init(&env)?;
+    let policy = sched::Policy::from_env(&env)?;
     let config = Config::from_env(&env)?;
-    shutdown::block_on(serve(config))
+    runtime::block_on(policy, serve(config))
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

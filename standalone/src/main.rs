@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Parser;
 use common::config::Env;
-use common::{shutdown, telemetry};
+use common::{runtime, sched, shutdown, telemetry};
 use standalone::stack::{self, NatsUser, Part, Servers};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,7 @@ fn main() -> anyhow::Result<()> {
     if stack::needs_postgres(&env) {
         forget_options();
     }
-    start(arguments, env)
+    runtime::block_on(sched::Policy::from_env(&env)?, start(arguments, env))
 }
 
 /// Removes `PGOPTIONS` from our environment. It is meant for another server, and might make every transaction
@@ -49,7 +49,6 @@ fn forget_options() {
     unsafe { std::env::remove_var("PGOPTIONS") };
 }
 
-#[tokio::main]
 async fn start(arguments: Arguments, env: Env) -> anyhow::Result<()> {
     let stop = shutdown::on_signal()?;
     rlimit::increase_nofile_limit(u64::MAX)?;

@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use common::config::Env;
-use common::{shutdown, telemetry};
+use common::{runtime, sched, shutdown, telemetry};
 use worker::{Config, Worker};
 
 #[global_allocator]
@@ -17,8 +17,9 @@ fn main() -> anyhow::Result<()> {
     Arguments::parse();
     let env = Env::load()?;
     telemetry::init(&env)?;
+    let policy = sched::Policy::from_env(&env)?;
     let config = Config::from_env(&env)?;
-    shutdown::block_on(work(config))
+    runtime::block_on(policy, work(config))
 }
 
 async fn work(config: Config) -> anyhow::Result<()> {

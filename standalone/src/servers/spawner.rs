@@ -93,31 +93,9 @@ fn settings(parent: u32, scheduling: Scheduling) -> io::Result<()> {
         let _ = set_timerslack(slack.as_nanos().try_into().unwrap_or(std::ffi::c_ulong::MAX));
     }
     if let Some(slice) = scheduling.time_slice {
-        set_time_slice(slice);
+        let _ = common::sched::set_time_slice(slice);
     }
     Ok(())
-}
-
-/// Asks for a time slice, which threads and children inherit: Linux from 6.12 on keeps to 0.1 to 100 ms, older
-/// ones take no notice. All else stays as it is, a niceness for instance that we were started with.
-#[cfg(target_os = "linux")]
-#[expect(unsafe_code, reason = "two system calls for which nix has no function")]
-fn set_time_slice(slice: Duration) {
-    use nix::libc::{SYS_sched_getattr, SYS_sched_setattr, c_uint, pid_t, sched_attr, syscall};
-
-    const THIS_THREAD: pid_t = 0;
-    const NO_FLAGS: c_uint = 0;
-    const SIZE: u32 = size_of::<sched_attr>() as u32;
-    // SAFETY: a `sched_attr` is made of numbers only, for which zero is a value.
-    let mut attr: sched_attr = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes at most SIZE bytes, which `attr` has, and keeps no pointer.
-    let read = unsafe { syscall(SYS_sched_getattr, THIS_THREAD, &raw mut attr, SIZE, NO_FLAGS) };
-    if read == 0 {
-        attr.size = SIZE;
-        attr.sched_runtime = slice.as_nanos().try_into().unwrap_or(u64::MAX);
-        // SAFETY: the kernel reads `attr.size` bytes, which `attr` has, and keeps no pointer.
-        let _ = unsafe { syscall(SYS_sched_setattr, THIS_THREAD, &raw const attr, NO_FLAGS) };
-    }
 }
 
 /// Other systems have no such settings; there children are stopped by their handles, and what a crash
