@@ -5,7 +5,7 @@ use std::io;
 use crate::sched::Policy;
 
 /// Runs a process's `main` on all processors, until it is done. The threads are scheduled as `policy` says, but
-/// for the first one, which does no more than start the others and wait: programs that it starts inherit nothing.
+/// for the first one, which runs `main` itself: programs that it starts inherit nothing.
 ///
 /// What blocks a thread does not hold the end up: the look-up of a host's name cannot be broken off, and takes
 /// as long as the resolver likes, whoever has stopped waiting for it.

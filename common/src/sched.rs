@@ -36,7 +36,7 @@ impl Policy {
     /// somebody has made up their mind.
     pub(crate) fn apply(self) {
         if self == Self::Batch
-            && let Err(error) = linux::displace_nobody()
+            && let Err(error) = system::displace_nobody()
         {
             tracing::debug!(%error, "cannot set the scheduler's policy");
         }
@@ -49,11 +49,11 @@ impl Policy {
 /// # Errors
 /// When the kernel refuses.
 pub fn set_time_slice(slice: Duration) -> io::Result<()> {
-    linux::set_time_slice(slice)
+    system::set_time_slice(slice)
 }
 
 #[cfg(target_os = "linux")]
-mod linux {
+mod system {
     use std::io;
     use std::time::Duration;
 
@@ -98,7 +98,7 @@ mod linux {
 }
 
 #[cfg(not(target_os = "linux"))]
-mod linux {
+mod system {
     use std::io;
     use std::time::Duration;
 
