@@ -1,8 +1,5 @@
 //! What Linux's scheduler is asked for. Everything here is a matter of speed only; other systems know none of it.
 
-use std::io;
-use std::time::Duration;
-
 use crate::config::{ConfigError, Env};
 
 /// How the scheduler treats the threads of a process.
@@ -43,14 +40,8 @@ impl Policy {
     }
 }
 
-/// Asks for a time slice for the calling thread, which its children inherit: Linux from 6.12 on keeps to 0.1 to
-/// 100 ms, older ones take no notice. Allocates nothing, and so may be called between fork and exec.
-///
-/// # Errors
-/// When the kernel refuses.
-pub fn set_time_slice(slice: Duration) -> io::Result<()> {
-    system::set_time_slice(slice)
-}
+#[cfg(target_os = "linux")]
+pub use system::set_time_slice;
 
 #[cfg(target_os = "linux")]
 mod system {
@@ -74,7 +65,12 @@ mod system {
         })
     }
 
-    pub(super) fn set_time_slice(slice: Duration) -> io::Result<()> {
+    /// Asks for a time slice for the calling thread, which its children inherit: Linux from 6.12 on keeps to 0.1
+    /// to 100 ms, older ones take no notice. Allocates nothing, and so may be called between fork and exec.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn set_time_slice(slice: Duration) -> io::Result<()> {
         change(|attr| attr.sched_runtime = slice.as_nanos().try_into().unwrap_or(u64::MAX))
     }
 
@@ -99,14 +95,7 @@ mod system {
 
 #[cfg(not(target_os = "linux"))]
 mod system {
-    use std::io;
-    use std::time::Duration;
-
-    pub(super) fn displace_nobody() -> io::Result<()> {
-        Ok(())
-    }
-
-    pub(super) fn set_time_slice(_slice: Duration) -> io::Result<()> {
+    pub(super) fn displace_nobody() -> std::io::Result<()> {
         Ok(())
     }
 }
