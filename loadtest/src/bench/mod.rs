@@ -11,12 +11,11 @@ mod workload;
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use anyhow::{Context, ensure};
 use serde_json::json;
 use standalone::servers::Postgres;
-use standalone::stack;
+use standalone::{programs, stack};
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
@@ -230,31 +229,15 @@ fn matches(name: &str, wish: &str) -> bool {
 
 /// The folder with this program, the API and the worker, which are built first if `build` says so.
 fn binaries(build: bool) -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let folder = own.parent().context("where is this program?")?.to_owned();
     if cfg!(debug_assertions) {
         eprintln!("  this is a debug build: its figures say nothing about the system (use --release)");
     }
     if build {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let target = folder.parent().context("where is the target folder?")?;
-        let mut command = Command::new(cargo);
-        command.current_dir(workspace()).args([
-            "build",
-            "-p",
-            "api",
-            "-p",
-            "worker",
-            "--bins",
-            "--target-dir",
-        ]);
-        command.arg(target).args((!cfg!(debug_assertions)).then_some("--release"));
-        let status = command.status().context("running cargo")?;
-        ensure!(status.success(), "building the API and the worker failed");
+        programs::build(&["api", "worker"])?;
     }
+    let folder = programs::folder()?;
     for name in ["coupon-api", "coupon-worker"] {
-        let path = folder.join(name);
-        ensure!(path.is_file(), "{} is missing", path.display());
+        programs::find(&folder, name)?;
     }
     Ok(folder)
 }
