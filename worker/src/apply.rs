@@ -79,7 +79,8 @@ impl Transaction {
     ) -> sqlx::Result<Written> {
         let Self { fence, messages, candidates } = self;
         let asked = Asked::of(messages);
-        if let Some(coupons) = memory.recall(&asked.coupon_names) {
+        if let Some(mut coupons) = memory.recall(&asked.coupon_names) {
+            asked.look_at_others(connection, &mut coupons).await?;
             let plan = asked.plan(&coupons, &vec![None; asked.claims.len()]);
             // A winner's row proves itself when it is written, and with it that the coupon is as
             // remembered. Who finds nothing left may have claimed before: that only a look can tell.
@@ -182,6 +183,24 @@ impl<'a> Asked<'a> {
         coupon_names.sort_unstable();
         coupon_names.dedup();
         Self { messages, claims, coupon_names }
+    }
+
+    /// Looks at the coupons that are not known, and at nothing else.
+    async fn look_at_others(
+        &self,
+        connection: &mut PgConnection,
+        coupons: &mut [Option<Coupon>],
+    ) -> sqlx::Result<()> {
+        let (names, others): (Vec<&str>, Vec<&mut Option<Coupon>>) =
+            self.coupon_names.iter().zip(coupons).filter(|(_, coupon)| coupon.is_none()).unzip();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let shown = store::look_up(connection, &names, &[], &[]).await?;
+        for (coupon, shown) in others.into_iter().zip(shown.coupons) {
+            *coupon = shown;
+        }
+        Ok(())
     }
 
     /// Each claim's coupon, and its user.

@@ -2,7 +2,8 @@
 //!
 //! Most batches hold users who have never claimed, of coupons that the batch before was about. They can
 //! be decided from memory and written at once, without looking first: the write itself refuses to take
-//! place when a stock or a user is not as remembered. So a wrong memory costs time, never truth.
+//! place when a stock or a user is not as remembered. So a wrong memory costs time, never truth. Where
+//! some coupons are not known, a look at these is enough.
 
 use std::collections::HashMap;
 
@@ -23,12 +24,13 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// The coupons of these names, if all are known and memory has earned trust.
+    /// The coupons of these names, `None` for one that is not known; nothing at all before memory has
+    /// earned trust.
     pub(crate) fn recall(&self, coupon_names: &[&str]) -> Option<Vec<Option<Coupon>>> {
         if self.unsurprising < TRUST_AFTER {
             return None;
         }
-        coupon_names.iter().map(|&name| self.coupons.get(name).copied().map(Some)).collect()
+        Some(coupon_names.iter().map(|&name| self.coupons.get(name).copied()).collect())
     }
 
     /// Notes what a look has shown: whether a decision without it would have been refused.
@@ -76,13 +78,13 @@ mod tests {
     }
 
     #[test]
-    fn all_coupons_of_a_batch_are_known_or_none() {
+    fn what_is_not_known_is_left_open() {
         let mut memory = Memory::default();
         earn_trust(&mut memory);
         memory.keep(vec![("a", coupon(9)), ("b", coupon(8))]);
         memory.keep(vec![("a", coupon(5))]);
         assert_eq!(memory.recall(&["a", "b"]), Some(vec![Some(coupon(5)), Some(coupon(8))]));
-        assert_eq!(memory.recall(&["a", "c"]), None);
+        assert_eq!(memory.recall(&["a", "c"]), Some(vec![Some(coupon(5)), None]));
     }
 
     #[test]
@@ -97,7 +99,7 @@ mod tests {
         assert!(memory.recall(&["a"]).is_some());
         memory.clear();
         earn_trust(&mut memory);
-        assert_eq!(memory.recall(&["a"]), None);
+        assert_eq!(memory.recall(&["a"]), Some(vec![None]));
     }
 
     #[test]

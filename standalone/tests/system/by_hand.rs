@@ -282,3 +282,53 @@ fn what_a_worker_remembers_hides_nothing_that_was_changed() {
         system.stop().await;
     });
 }
+
+#[test]
+fn a_coupon_that_a_worker_does_not_remember_hides_nothing_either() {
+    run(async {
+        // One partition, and so one memory.
+        let system = Setup::new().apis(1).workers(1).env("PARTITIONS", 1).start().await;
+        let client = system.client();
+        client.create("PROMO", 100).await;
+
+        warm_up(&system, "a").await;
+        client.claim("ann", "NONE").await.assert_problem(404, "coupon_not_found");
+        coupon(system.pool(), "NEW", 1).await;
+        assert_eq!(client.claim("ann", "NEW").await.assert_claimed("ann", "NEW").1, 1);
+        client.claim("bob", "NEW").await.assert_problem(400, "sold_out");
+        client.claim("ann", "NEW").await.assert_problem(409, "already_claimed");
+
+        // A user has it, and the first position,
+        warm_up(&system, "b").await;
+        let given = "INSERT INTO coupons (name, amount, remaining_amount) VALUES ('GIVEN', 3, 2);
+                     INSERT INTO claims (user_id, coupon_name) VALUES ('bob', 'GIVEN')";
+        by_hand(system.pool(), given).await;
+        assert_eq!(client.claim("cyd", "GIVEN").await.assert_claimed("cyd", "GIVEN").1, 2);
+        client.claim("bob", "GIVEN").await.assert_problem(409, "already_claimed");
+        // or there was nothing else to have.
+        warm_up(&system, "c").await;
+        let gone = "INSERT INTO coupons (name, amount, remaining_amount) VALUES ('GONE', 1, 0);
+                    INSERT INTO claims (user_id, coupon_name) VALUES ('bob', 'GONE')";
+        by_hand(system.pool(), gone).await;
+        client.claim("bob", "GONE").await.assert_problem(409, "already_claimed");
+        client.claim("cyd", "GONE").await.assert_problem(400, "sold_out");
+
+        // Known and unknown ones in the same batch.
+        warm_up(&system, "d").await;
+        for number in 0..8 {
+            coupon(system.pool(), &format!("LATE-{number}"), 2).await;
+        }
+        let claims = (0..32).map(|number| async move {
+            let user = format!("user-{number}");
+            let name = if number % 2 == 0 { "PROMO".to_owned() } else { format!("LATE-{}", number / 4) };
+            client.claim(&user, &name).await.assert_claimed(&user, &name);
+        });
+        join_all(claims).await;
+        for number in 0..8 {
+            let name = format!("LATE-{number}");
+            client.claim("late", &name).await.assert_problem(400, "sold_out");
+            assert_eq!(client.view(&name).await["claimed_by"].as_array().unwrap().len(), 2);
+        }
+        system.stop().await;
+    });
+}
