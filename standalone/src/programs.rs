@@ -6,13 +6,15 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
-/// Where this program is, and the others of its build.
+/// Where cargo puts the programs of the build that this one belongs to: beside it, and above a test.
 ///
 /// # Errors
 /// When the system does not say where this program is.
 pub fn folder() -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("finding this program")?;
-    Ok(own.parent().context("this program is in no folder")?.to_owned())
+    let folder = own.parent().context("this program is in no folder")?;
+    let above = folder.ends_with("deps").then(|| folder.parent()).flatten();
+    Ok(above.unwrap_or(folder).to_owned())
 }
 
 /// Builds the programs of `packages` in the profile of this program, into the same [`folder()`]: so that what
@@ -56,6 +58,12 @@ pub fn find(folder: &Path, name: &str) -> anyhow::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_test_finds_the_folder_of_its_programs() {
+        let folder = folder().unwrap();
+        assert!(std::env::current_exe().unwrap().starts_with(folder.join("deps")), "{}", folder.display());
+    }
 
     #[test]
     fn a_folder_tells_the_profile() {

@@ -244,8 +244,8 @@ fn binaries(build: bool) -> anyhow::Result<PathBuf> {
 
 /// A new folder for the servers' data, on the same disk as the build: other places may be kept in memory.
 fn temporary_folder() -> anyhow::Result<PathBuf> {
-    let own = std::env::current_exe()?;
-    let target = own.ancestors().nth(2).context("where is the target folder?")?;
+    let programs = programs::folder()?;
+    let target = programs.parent().context("where is the target folder?")?;
     let folder = target.join(format!("bench-{}", Uuid::new_v4().simple()));
     fs::create_dir(&folder).with_context(|| format!("making {}", folder.display()))?;
     Ok(folder)
