@@ -27,7 +27,7 @@ pub const STATEMENT_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 pub const SHUTDOWN_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 
 /// Connections of the pool: for set-up, and one of them to listen for changes of leases. Beside them, a
-/// worker has one connection for its leases and one per owned partition.
+/// worker has one connection for its leases and at most one per owned partition.
 pub const SETUP_CONNECTIONS_MAX: u32 = 2;
 
 /// What a worker can be told.

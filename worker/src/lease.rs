@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::partition::{End, Partition};
+use crate::sessions::Sessions;
 use crate::store::{self, Lease};
 use crate::{Worker, share};
 
@@ -40,6 +41,8 @@ pub struct Manager {
     worker: Arc<Worker>,
     /// Only this task touches it; any error or time-out ends it.
     connection: Option<PgConnection>,
+    /// Those that apply the claims.
+    sessions: Arc<Sessions>,
     running: HashMap<PartitionId, Running>,
     loops: JoinSet<(PartitionId, End)>,
     /// Whether Postgres answered the last heartbeat: only changes are logged.
@@ -54,6 +57,7 @@ impl Manager {
     /// A manager that owns nothing yet.
     pub fn new(worker: Worker) -> Self {
         Self {
+            sessions: Arc::new(Sessions::of(&worker)),
             worker: Arc::new(worker),
             connection: None,
             running: HashMap::new(),
@@ -183,7 +187,7 @@ impl Manager {
     fn start(&mut self, id: PartitionId, epoch: i64) {
         let stop = CancellationToken::new();
         self.running.insert(id, Running { epoch, stop: stop.clone() });
-        let partition = Partition::new(self.worker.clone(), id, epoch);
+        let partition = Partition::new(self.worker.clone(), self.sessions.clone(), id, epoch);
         self.loops.spawn(async move { (id, partition.run(stop).await) });
     }
 

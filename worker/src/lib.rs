@@ -2,7 +2,8 @@
 //!
 //! In reading order: [`rules`] decides who wins, [`store`] holds every SQL statement, `memory` is what
 //! need not be asked, `apply` is the one transaction per batch, `source` reads a partition's stream,
-//! `partition` is the loop that joins them, and [`lease`] says which partitions are this worker's.
+//! `partition` is the loop that joins them, `sessions` are the connections that it borrows, and [`lease`] says which
+//! partitions are this worker's.
 
 mod apply;
 pub mod config;
@@ -10,6 +11,7 @@ pub mod lease;
 mod memory;
 mod partition;
 pub mod rules;
+mod sessions;
 mod share;
 mod source;
 pub mod store;

@@ -9,7 +9,6 @@ use common::backoff::Backoff;
 use common::partition::PartitionId;
 use common::queue::Link;
 use common::stream;
-use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -17,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 use crate::Worker;
 use crate::apply::Transaction;
 use crate::memory::Memory;
+use crate::sessions::Sessions;
 use crate::source::{self, Source, SourceError};
 use crate::store::{self, PartitionRow, Written};
 
-/// How long a connection to Postgres may take to come up.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long Postgres may take to show or to release a partition's row.
+const ROW_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long opening a consumer may take, all questions together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,7 +31,7 @@ pub(crate) struct Partition {
     worker: Arc<Worker>,
     id: PartitionId,
     epoch: i64,
-    connection: Option<PgConnection>,
+    sessions: Arc<Sessions>,
     memory: Memory,
     purge: Purge,
 }
@@ -46,10 +46,10 @@ pub(crate) enum End {
 }
 
 impl Partition {
-    pub(crate) fn new(worker: Arc<Worker>, id: PartitionId, epoch: i64) -> Self {
+    pub(crate) fn new(worker: Arc<Worker>, sessions: Arc<Sessions>, id: PartitionId, epoch: i64) -> Self {
         let interval = worker.config.purge_interval;
         let purge = Purge { interval, last: Instant::now(), purged: Arc::default(), task: None };
-        Self { worker, id, epoch, connection: None, memory: Memory::default(), purge }
+        Self { worker, id, epoch, sessions, memory: Memory::default(), purge }
     }
 
     /// Runs until `stop`, between two batches, or until another worker owns the partition.
@@ -73,10 +73,7 @@ impl Partition {
             match error {
                 SourceError::Lost => break End::Lost,
                 SourceError::Moved(why) => tracing::info!(partition = %self.id, why, "reading anew"),
-                error => {
-                    tracing::warn!(partition = %self.id, %error, "reading anew");
-                    self.connection = None;
-                }
+                error => tracing::warn!(partition = %self.id, %error, "reading anew"),
             }
             if stop.run_until_cancelled(backoff.wait()).await.is_none() {
                 break End::Released;
@@ -86,26 +83,31 @@ impl Partition {
             End::Released => self.release().await,
             End::Lost => tracing::warn!(partition = %self.id, epoch = self.epoch, "lost the partition"),
         }
+        self.sessions.close_one().await;
         end
     }
 
     async fn open(&mut self) -> Result<Source, SourceError> {
         let (worker, id, epoch) = (self.worker.clone(), self.id, self.epoch);
-        let connection = self.connection().await?;
+        let mut session = self.sessions.take().await?;
         let mut link = worker.queue.link.clone();
         let up = link.wait_for(|link| link.up).await.map(|link| link.epoch);
         let epoch_of_link = up.map_err(|_| SourceError::Queue("the connection is gone".to_owned()))?;
-        let opened = Source::open(&worker, connection, id, epoch);
+        let opened = Source::open(&worker, &mut session, id, epoch);
         // Requests do not survive the connection: rather than wait for their time-outs, begin anew.
         let opened = tokio::select! {
             opened = tokio::time::timeout(OPEN_TIMEOUT, opened) => opened.ok(),
             _ = link.wait_for(|link| link.epoch != epoch_of_link || !link.up) => None,
         };
-        opened.unwrap_or_else(|| {
-            // Cancelled mid-way, the connection may be waiting for an answer.
-            self.connection = None;
-            Err(SourceError::Queue("no answer, or the connection was lost".to_owned()))
-        })
+        let Some(opened) = opened else {
+            // Cancelled mid-way, the session may be waiting for an answer: it is not given back.
+            return Err(SourceError::Queue("no answer, or the connection was lost".to_owned()));
+        };
+        match &opened {
+            Err(SourceError::Database(error)) => self.sessions.note(error),
+            _ => self.sessions.give_back(session),
+        }
+        opened
     }
 
     async fn consume(
@@ -156,27 +158,22 @@ impl Partition {
         loop {
             // Taken out until the outcome is known: whatever else happens, nothing is remembered.
             let mut memory = std::mem::take(&mut self.memory);
-            let applied = match self.connection().await {
-                Ok(connection) => {
-                    tokio::time::timeout(timeout, transaction.apply(connection, &mut memory)).await
-                }
-                Err(error) => Ok(Err(error)),
-            };
+            let applied = self
+                .sessions
+                .within(timeout, async |session| transaction.apply(session, &mut memory).await)
+                .await;
             let error = match applied {
-                Ok(Ok(Written::Committed)) => {
+                Ok(Written::Committed) => {
                     self.memory = memory;
                     return Ok(());
                 }
-                Ok(Ok(Written::Fenced)) => {
+                Ok(Written::Fenced) => {
                     tracing::warn!(partition = %self.id, epoch = self.epoch, fenced = true, "commit refused");
                     return self.after_fence().await;
                 }
-                Ok(Ok(Written::Overtaken)) => "rows were changed by hand meanwhile".to_owned(),
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => "no answer in time".to_owned(),
+                Ok(Written::Overtaken) => "rows were changed by hand meanwhile".to_owned(),
+                Err(error) => error.to_string(),
             };
-            // Whatever state the connection is in, it is not used again.
-            self.connection = None;
             tracing::warn!(partition = %self.id, error, "batch not confirmed; asking Postgres what became of it");
             let row = loop {
                 if stop.run_until_cancelled(backoff.wait()).await.is_none() {
@@ -199,7 +196,7 @@ impl Partition {
     }
 
     /// Finds out whether the fence held because of another owner or of another cursor.
-    async fn after_fence(&mut self) -> Result<(), SourceError> {
+    async fn after_fence(&self) -> Result<(), SourceError> {
         let row = self.row().await?;
         Err(if row.epoch == self.epoch {
             SourceError::Moved("the cursor was moved")
@@ -208,42 +205,16 @@ impl Partition {
         })
     }
 
-    async fn row(&mut self) -> sqlx::Result<PartitionRow> {
-        let id = self.id;
-        let connection = self.connection().await?;
-        let row = tokio::time::timeout(CONNECT_TIMEOUT, store::partition(connection, id)).await;
-        let row = row.unwrap_or(Err(sqlx::Error::PoolTimedOut));
-        if row.is_err() {
-            self.connection = None;
-        }
-        row
+    async fn row(&self) -> sqlx::Result<PartitionRow> {
+        self.sessions.within(ROW_TIMEOUT, async |session| store::partition(session, self.id).await).await
     }
 
-    async fn connection(&mut self) -> sqlx::Result<&mut PgConnection> {
-        if self.connection.is_none() {
-            let config = &self.worker.config;
-            let opened =
-                store::connect_for_claims(&self.worker.database, config.lease, config.statement_timeout);
-            let connection = tokio::time::timeout(CONNECT_TIMEOUT, opened).await;
-            self.connection = Some(connection.unwrap_or(Err(sqlx::Error::PoolTimedOut))?);
-        }
-        Ok(self.connection.as_mut().expect("opened above"))
-    }
-
-    async fn release(&mut self) {
+    async fn release(&self) {
         let (id, epoch, worker) = (self.id, self.epoch, self.worker.id);
-        let released = async {
-            let connection = self.connection().await?;
-            store::release(connection, id, worker, epoch).await
-        };
-        match tokio::time::timeout(CONNECT_TIMEOUT, released).await {
-            Ok(Ok(())) => tracing::info!(partition = %id, epoch, "released the partition"),
-            Ok(Err(error)) => tracing::warn!(partition = %id, %error, "not released; the lease will run out"),
-            Err(_) => tracing::warn!(partition = %id, "not released in time; the lease will run out"),
-        }
-        if let Some(connection) = self.connection.take() {
-            // Best effort: the server notices the closed socket as well.
-            let _ = tokio::time::timeout(CONNECT_TIMEOUT, connection.close()).await;
+        let release = async |session: &mut PgConnection| store::release(session, id, worker, epoch).await;
+        match self.sessions.within(ROW_TIMEOUT, release).await {
+            Ok(()) => tracing::info!(partition = %id, epoch, "released the partition"),
+            Err(error) => tracing::warn!(partition = %id, %error, "not released; the lease will run out"),
         }
     }
 }

@@ -16,3 +16,4 @@ mod lifecycle;
 mod permissions;
 mod planner;
 mod races;
+mod sessions;

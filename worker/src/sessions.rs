@@ -1,0 +1,96 @@
+//! The sessions of Postgres that apply claims, shared by all of a worker's partitions.
+//!
+//! A session is a process of the server, which has caches of its own: tables, plans, and the processor's
+//! caches that it has filled. So the one that was used last is used first. Where only two batches are under
+//! way at a time, two sessions do nearly all, however many partitions there are.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use common::database::is_passing;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{Connection, Result};
+
+use crate::Worker;
+use crate::store;
+
+/// How long a connection to Postgres may take to come up, or to close.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Sessions that nobody uses at the moment. A partition takes one for as long as it needs it, and so never waits
+/// for another partition.
+pub(crate) struct Sessions {
+    database: PgConnectOptions,
+    lease: Duration,
+    statement_timeout: Duration,
+    /// The one that was used last is the last.
+    idle: Mutex<Vec<PgConnection>>,
+}
+
+impl Sessions {
+    /// Opens none yet.
+    pub(crate) fn of(worker: &Worker) -> Self {
+        Self {
+            database: worker.database.clone(),
+            lease: worker.config.lease,
+            statement_timeout: worker.config.statement_timeout,
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Takes the session that was used last, or opens one.
+    pub(crate) async fn take(&self) -> Result<PgConnection> {
+        if let Some(session) = self.idle().pop() {
+            return Ok(session);
+        }
+        let opened = store::connect_for_claims(&self.database, self.lease, self.statement_timeout);
+        tokio::time::timeout(CONNECT_TIMEOUT, opened).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    /// Gives back a session whose statements have all been answered.
+    pub(crate) fn give_back(&self, session: PgConnection) {
+        self.idle().push(session);
+    }
+
+    /// Does `work` in a session, for `limit` at most. After an error the session is used no more, whatever state it
+    /// is in.
+    pub(crate) async fn within<T>(
+        &self,
+        limit: Duration,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T>,
+    ) -> Result<T> {
+        let mut session = self.take().await?;
+        let done = tokio::time::timeout(limit, work(&mut session)).await;
+        let done = done.unwrap_or_else(|_| Err(sqlx::Error::Protocol("no answer in time".to_owned())));
+        match &done {
+            Ok(_) => self.give_back(session),
+            Err(error) => self.note(error),
+        }
+        done
+    }
+
+    /// Notes what a session has failed with. A server that was restarted, or cannot be reached, has ended the others as
+    /// well: none of those that are idle is tried any more.
+    pub(crate) fn note(&self, error: &sqlx::Error) {
+        if is_passing(error) {
+            self.idle().clear();
+        }
+    }
+
+    /// Closes the one that has not been used for longest. To be called when a partition ends, so that there are
+    /// never more sessions than partitions.
+    pub(crate) async fn close_one(&self) {
+        let surplus = {
+            let mut idle = self.idle();
+            if idle.is_empty() { None } else { Some(idle.remove(0)) }
+        };
+        if let Some(session) = surplus {
+            // Best effort: the server notices the closed socket as well.
+            let _ = tokio::time::timeout(CONNECT_TIMEOUT, session.close()).await;
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
