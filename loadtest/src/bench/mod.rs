@@ -118,20 +118,41 @@ fn measure(
 ) -> anyhow::Result<()> {
     let mut run = 0;
     for repeat in 1..=options.repeats {
-        for (row, workload) in workloads.iter().enumerate() {
-            // Another one begins each time, so that none always has the machine in the same state.
-            let mut order = systems.to_vec();
-            order.rotate_left((repeat as usize + row) % systems.len());
-            for system in order.into_iter().filter(|system| workload.suits(*system)) {
-                run += 1;
-                let measurement = one(runtime, ground, workload, system, (run, repeat), options.seconds)
-                    .with_context(|| format!("{} on {}", workload.id, system.name()))?;
-                eprintln!("  {}", line(&measurement, options.repeats));
-                results.0.push(measurement);
-            }
+        for (workload, system) in schedule(workloads, systems, repeat) {
+            run += 1;
+            let measurement = one(runtime, ground, workload, system, (run, repeat), options.seconds)
+                .with_context(|| format!("{} on {}", workload.id, system.name()))?;
+            eprintln!("  {}", line(&measurement, options.repeats));
+            results.0.push(measurement);
         }
     }
     Ok(())
+}
+
+/// The runs of one repetition, in an order in which those that are compared stand side by side: all systems with one
+/// workload and, where this system's rates with several coupons are compared to that with a hot one, these three.
+fn schedule<'a>(workloads: &'a [Workload], systems: &[System], repeat: u32) -> Vec<(&'a Workload, System)> {
+    let mut runs = Vec::new();
+    for (row, workload) in workloads.iter().enumerate() {
+        let suits = |system: &System| systems.contains(system) && workload.suits(*system);
+        let mut order: Vec<_> = System::BY_COMPARISON.into_iter().filter(suits).collect();
+        // There and back, so that none always has the machine in the state that the same other one has left.
+        if (repeat as usize + row).is_multiple_of(2) {
+            order.reverse();
+        }
+        runs.extend(order.into_iter().map(|system| (workload, system)));
+    }
+    let place = |runs: &[(&Workload, System)], id| {
+        runs.iter().position(|(workload, system)| workload.id == id && *system == System::QUEUE)
+    };
+    for (neighbour, distance) in [(workload::MANY, 1), (workload::SEVERAL, 0)] {
+        if let (Some(hot), Some(from)) = (place(&runs, workload::HOT), place(&runs, neighbour)) {
+            // It comes from behind, so that the hot one's place is what it was.
+            let moved = runs.remove(from);
+            runs.insert(hot + distance, moved);
+        }
+    }
+    runs
 }
 
 fn one(
@@ -253,7 +274,27 @@ fn temporary_folder() -> anyhow::Result<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use super::*;
+
+    #[test]
+    fn what_is_compared_is_measured_side_by_side() {
+        let workloads = Workload::all();
+        for repeat in 1..=5 {
+            let runs = schedule(&workloads, &System::ALL, repeat);
+            let runs: Vec<_> = runs.iter().map(|(workload, system)| (workload.id, system.name())).collect();
+            let hot = runs.iter().position(|run| *run == ("a256", "queue")).unwrap();
+            assert_eq!(runs[hot - 1..=hot + 1], [("c", "queue"), ("a256", "queue"), ("d", "queue")]);
+
+            let each_once: HashSet<_> = runs.iter().collect();
+            let all = workloads.iter().map(|w| System::ALL.iter().filter(|system| w.suits(**system)).count());
+            assert_eq!((runs.len(), each_once.len()), (all.clone().sum(), all.sum()));
+        }
+        // Nothing is moved to where nothing is.
+        let alone = chosen(Workload::all(), &["c".to_owned()], |workload| workload.id).unwrap();
+        assert_eq!(schedule(&alone, &System::ALL, 1).len(), System::ALL.len());
+    }
 
     #[test]
     fn workloads_are_chosen_by_name_or_letter() {

@@ -7,7 +7,7 @@ use crate::report::{count, ms, rate};
 
 use super::results::{Measurement, Results, Spread};
 use super::system::System;
-use super::workload::Workload;
+use super::workload::{self, Workload};
 
 /// Workloads whose use of CPU and memory is shown.
 const USAGE_OF: [&str; 4] = ["a256", "a1024", "b", "g"];
@@ -102,7 +102,7 @@ fn cell(results: &Results, workload: &Workload, system: System) -> String {
 }
 
 fn ratios(results: &Results, workloads: &[Workload], systems: &[System]) -> Option<Table> {
-    let ours = System::Queue { apis: 1, workers: 1 };
+    let ours = System::QUEUE;
     let others = systems.iter().filter(|&&system| system != ours).collect::<Vec<_>>();
     if !systems.contains(&ours) || others.is_empty() {
         return None;
@@ -162,15 +162,15 @@ fn usage(results: &Results, workloads: &[Workload], systems: &[System]) -> Table
 
 /// What is compared across workloads.
 fn goals(results: &Results, out: &mut String) {
-    let ours = System::Queue { apis: 1, workers: 1 }.name();
+    let ours = System::QUEUE.name();
     let mut line = |name: &str, value: Option<String>| {
         if let Some(value) = value {
             let _ = writeln!(out, "- {name}: {value}");
         }
     };
-    let to_hot = |id| results.ratio((id, ours), ("a256", ours), |m| m.rate).map(spread);
-    line("64 coupons against one hot coupon, 256 connections", to_hot("c"));
-    line("10,000 coupons against one hot coupon, 256 connections", to_hot("d"));
+    let to_hot = |id| results.ratio((id, ours), (workload::HOT, ours), |m| m.rate).map(spread);
+    line("64 coupons against one hot coupon, 256 connections", to_hot(workload::SEVERAL));
+    line("10,000 coupons against one hot coupon, 256 connections", to_hot(workload::MANY));
     let latency = results.ratio(("a1", ours), ("a1", System::RowLock.name()), |m| m.p50_ms);
     line("median latency of one connection against the row lock's", latency.map(spread));
     line(

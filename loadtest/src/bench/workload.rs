@@ -23,6 +23,13 @@ const OPEN_DRAIN: Duration = Duration::from_secs(5);
 /// Claims of the endurance run.
 const ENDURANCE_CLAIMS: u32 = 2_000_000;
 
+/// The hot coupon that the rates with more coupons are compared to.
+pub(super) const HOT: &str = "a256";
+/// Some dozens of coupons at once.
+pub(super) const SEVERAL: &str = "c";
+/// Thousands of coupons.
+pub(super) const MANY: &str = "d";
+
 /// One row of the comparison.
 #[derive(Debug, Clone)]
 pub(super) struct Workload {
@@ -55,7 +62,7 @@ impl Workload {
     /// All of them, in the order of the table.
     pub(super) fn all() -> Vec<Self> {
         let hot = Self {
-            id: "a256",
+            id: HOT,
             title: "(a) hot coupon, all win, 256 connections",
             open: false,
             connections: CONNECTIONS,
@@ -69,7 +76,7 @@ impl Workload {
         let a = [
             ("a1", "(a) hot coupon, all win, 1 connection", 1),
             ("a64", "(a) hot coupon, all win, 64 connections", 64),
-            ("a256", "(a) hot coupon, all win, 256 connections", 256),
+            (HOT, "(a) hot coupon, all win, 256 connections", 256),
             ("a1024", "(a) hot coupon, all win, 1024 connections", 1024),
         ];
         let mut all =
@@ -82,8 +89,8 @@ impl Workload {
             length: Length::UntilDone,
             ..hot.clone()
         });
-        all.push(Self { id: "c", title: "(c) 64 coupons at once", coupons: 64, ..hot.clone() });
-        all.push(Self { id: "d", title: "(d) 10,000 coupons", coupons: 10_000, ..hot.clone() });
+        all.push(Self { id: SEVERAL, title: "(c) 64 coupons at once", coupons: 64, ..hot.clone() });
+        all.push(Self { id: MANY, title: "(d) 10,000 coupons", coupons: 10_000, ..hot.clone() });
         all.push(Self {
             id: "e",
             title: "(e) repeated claims (409)",
