@@ -48,7 +48,7 @@ pub struct Config {
     /// `PURGE_INTERVAL_MS`: how often applied messages are deleted from the stream; 0 keeps them.
     pub purge_interval: Duration,
     /// `STATEMENT_TIMEOUT_MS`: longest that one statement, or one whole batch, may take; then Postgres
-    /// is asked over a new connection what became of it.
+    /// is asked in another session what became of it.
     pub statement_timeout: Duration,
     /// `SHUTDOWN_TIMEOUT_MS`: how long a stop waits for batches in flight.
     pub shutdown_timeout: Duration,

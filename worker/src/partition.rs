@@ -16,12 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::Worker;
 use crate::apply::Transaction;
 use crate::memory::Memory;
-use crate::sessions::Sessions;
+use crate::sessions::{ROW_TIMEOUT, Sessions};
 use crate::source::{self, Source, SourceError};
-use crate::store::{self, PartitionRow, Written};
-
-/// How long Postgres may take to show or to release a partition's row.
-const ROW_TIMEOUT: Duration = Duration::from_secs(3);
+use crate::store::{self, Written};
 
 /// How long opening a consumer may take, all questions together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -87,27 +84,19 @@ impl Partition {
         end
     }
 
-    async fn open(&mut self) -> Result<Source, SourceError> {
+    async fn open(&self) -> Result<Source, SourceError> {
         let (worker, id, epoch) = (self.worker.clone(), self.id, self.epoch);
-        let mut session = self.sessions.take().await?;
         let mut link = worker.queue.link.clone();
         let up = link.wait_for(|link| link.up).await.map(|link| link.epoch);
         let epoch_of_link = up.map_err(|_| SourceError::Queue("the connection is gone".to_owned()))?;
-        let opened = Source::open(&worker, &mut session, id, epoch);
+        let opened = Source::open(&worker, &self.sessions, id, epoch);
         // Requests do not survive the connection: rather than wait for their time-outs, begin anew.
         let opened = tokio::select! {
             opened = tokio::time::timeout(OPEN_TIMEOUT, opened) => opened.ok(),
             _ = link.wait_for(|link| link.epoch != epoch_of_link || !link.up) => None,
         };
-        let Some(opened) = opened else {
-            // Cancelled mid-way, the session may be waiting for an answer: it is not given back.
-            return Err(SourceError::Queue("no answer, or the connection was lost".to_owned()));
-        };
-        match &opened {
-            Err(SourceError::Database(error)) => self.sessions.note(error),
-            _ => self.sessions.give_back(session),
-        }
-        opened
+        let lost = || Err(SourceError::Queue("no answer, or the connection was lost".to_owned()));
+        opened.unwrap_or_else(lost)
     }
 
     async fn consume(
@@ -146,7 +135,7 @@ impl Partition {
         }
     }
 
-    /// Applies a transaction, over new connections if need be, until it is certain that it has been
+    /// Applies a transaction, in other sessions if need be, until it is certain that it has been
     /// committed, exactly once.
     async fn apply(
         &mut self,
@@ -179,7 +168,7 @@ impl Partition {
                 if stop.run_until_cancelled(backoff.wait()).await.is_none() {
                     return Err(SourceError::Moved("stopped before Postgres answered"));
                 }
-                if let Ok(row) = self.row().await {
+                if let Ok(row) = self.sessions.partition(self.id).await {
                     break row;
                 }
             };
@@ -197,7 +186,7 @@ impl Partition {
 
     /// Finds out whether the fence held because of another owner or of another cursor.
     async fn after_fence(&self) -> Result<(), SourceError> {
-        let row = self.row().await?;
+        let row = self.sessions.partition(self.id).await?;
         Err(if row.epoch == self.epoch {
             SourceError::Moved("the cursor was moved")
         } else {
@@ -205,16 +194,14 @@ impl Partition {
         })
     }
 
-    async fn row(&self) -> sqlx::Result<PartitionRow> {
-        self.sessions.within(ROW_TIMEOUT, async |session| store::partition(session, self.id).await).await
-    }
-
     async fn release(&self) {
         let (id, epoch, worker) = (self.id, self.epoch, self.worker.id);
         let release = async |session: &mut PgConnection| store::release(session, id, worker, epoch).await;
-        match self.sessions.within(ROW_TIMEOUT, release).await {
-            Ok(()) => tracing::info!(partition = %id, epoch, "released the partition"),
-            Err(error) => tracing::warn!(partition = %id, %error, "not released; the lease will run out"),
+        // Connecting included: whoever stops has not much time.
+        match tokio::time::timeout(ROW_TIMEOUT, self.sessions.within(ROW_TIMEOUT, release)).await {
+            Ok(Ok(())) => tracing::info!(partition = %id, epoch, "released the partition"),
+            Ok(Err(error)) => tracing::warn!(partition = %id, %error, "not released; the lease will run out"),
+            Err(_) => tracing::warn!(partition = %id, "not released in time; the lease will run out"),
         }
     }
 }

@@ -7,18 +7,21 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::database::is_passing;
+use common::partition::PartitionId;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Result};
 
 use crate::Worker;
-use crate::store;
+use crate::store::{self, PartitionRow};
 
 /// How long a connection to Postgres may take to come up, or to close.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Sessions that nobody uses at the moment. A partition takes one for as long as it needs it, and so never waits
-/// for another partition.
+/// How long Postgres may take to show or to change a partition's row.
+pub(crate) const ROW_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Sessions that nobody uses at the moment. A partition takes one for as long as its statements last, or opens one, and
+/// so never waits for another partition.
 pub(crate) struct Sessions {
     database: PgConnectOptions,
     lease: Duration,
@@ -38,22 +41,9 @@ impl Sessions {
         }
     }
 
-    /// Takes the session that was used last, or opens one.
-    pub(crate) async fn take(&self) -> Result<PgConnection> {
-        if let Some(session) = self.idle().pop() {
-            return Ok(session);
-        }
-        let opened = store::connect_for_claims(&self.database, self.lease, self.statement_timeout);
-        tokio::time::timeout(CONNECT_TIMEOUT, opened).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
-    }
-
-    /// Gives back a session whose statements have all been answered.
-    pub(crate) fn give_back(&self, session: PgConnection) {
-        self.idle().push(session);
-    }
-
-    /// Does `work` in a session, for `limit` at most. After an error the session is used no more, whatever state it
-    /// is in.
+    /// Does `work` in a session, for `limit` at most. After an error, or if this is cancelled, the session is used no
+    /// more, whatever state it is in. Nor are those that are idle after an error: whatever ended it, such as a server
+    /// that was restarted or cannot be reached, has probably ended them, too, and each would have to be waited for.
     pub(crate) async fn within<T>(
         &self,
         limit: Duration,
@@ -62,19 +52,16 @@ impl Sessions {
         let mut session = self.take().await?;
         let done = tokio::time::timeout(limit, work(&mut session)).await;
         let done = done.unwrap_or_else(|_| Err(sqlx::Error::Protocol("no answer in time".to_owned())));
-        match &done {
-            Ok(_) => self.give_back(session),
-            Err(error) => self.note(error),
+        match done {
+            Ok(_) => self.idle().push(session),
+            Err(_) => self.idle().clear(),
         }
         done
     }
 
-    /// Notes what a session has failed with. A server that was restarted, or cannot be reached, has ended the others as
-    /// well: none of those that are idle is tried any more.
-    pub(crate) fn note(&self, error: &sqlx::Error) {
-        if is_passing(error) {
-            self.idle().clear();
-        }
+    /// Reads a partition's row.
+    pub(crate) async fn partition(&self, id: PartitionId) -> Result<PartitionRow> {
+        self.within(ROW_TIMEOUT, async |session| store::partition(session, id).await).await
     }
 
     /// Closes the one that has not been used for longest. To be called when a partition ends, so that there are
@@ -88,6 +75,15 @@ impl Sessions {
             // Best effort: the server notices the closed socket as well.
             let _ = tokio::time::timeout(CONNECT_TIMEOUT, session.close()).await;
         }
+    }
+
+    /// Takes the session that was used last, or opens one.
+    async fn take(&self) -> Result<PgConnection> {
+        if let Some(session) = self.idle().pop() {
+            return Ok(session);
+        }
+        let opened = store::connect_for_claims(&self.database, self.lease, self.statement_timeout);
+        tokio::time::timeout(CONNECT_TIMEOUT, opened).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {

@@ -15,11 +15,11 @@ use common::partition::PartitionId;
 use common::queue::Link;
 use common::stream;
 use futures::{FutureExt, StreamExt};
-use sqlx::postgres::PgConnection;
 use tokio::sync::watch;
 use uuid::Uuid;
 
 use crate::Worker;
+use crate::sessions::{ROW_TIMEOUT, Sessions};
 use crate::store::{self, PartitionRow};
 
 /// The server ends a pull request after this time; the client library sends the next one.
@@ -90,7 +90,7 @@ impl Source {
     /// what was compared is what is read.
     pub(crate) async fn open(
         worker: &Worker,
-        connection: &mut PgConnection,
+        sessions: &Sessions,
         partition: PartitionId,
         epoch: i64,
     ) -> Result<Self, SourceError> {
@@ -102,7 +102,7 @@ impl Source {
             stream::EnsureError::Stream(error) => SourceError::Queue(error),
             stream::EnsureError::Database(error) => error.into(),
         })?;
-        let row = store::partition(connection, partition).await?;
+        let row = sessions.partition(partition).await?;
         if row.epoch != epoch {
             return Err(SourceError::Lost);
         }
@@ -127,7 +127,7 @@ impl Source {
             Next::Fine | Next::Unreadable(_) => None,
         };
         if let Some((mismatch, last_seq)) = mismatch.or(hole) {
-            mismatch.start_over(connection, partition, &info, &row, last_seq).await?;
+            mismatch.start_over(sessions, partition, &info, &row, last_seq).await?;
             return Err(SourceError::Moved("the cursor was set to the stream"));
         }
         let messages = consumer
@@ -453,7 +453,7 @@ impl Mismatch {
     /// Lets the partition start over behind `last_seq`.
     async fn start_over(
         self,
-        connection: &mut PgConnection,
+        sessions: &Sessions,
         partition: PartitionId,
         info: &Info,
         row: &PartitionRow,
@@ -462,7 +462,12 @@ impl Mismatch {
         // A generation is never 0: receipts use that for "proves nothing". And where messages are passed over,
         // that the cursor has passed one proves nothing.
         let raise = self != Self::New || row.generation == 0 || last_seq >= first_sequence(info);
-        let over = store::start_over(connection, partition, row, created_ns(info), last_seq, raise).await?;
+        let created_ns = created_ns(info);
+        let over = sessions
+            .within(ROW_TIMEOUT, async |session| {
+                store::start_over(session, partition, row, created_ns, last_seq, raise).await
+            })
+            .await?;
         // Nothing has been lost before the first generation.
         if over && raise && row.generation != 0 {
             tracing::error!(
