@@ -129,30 +129,47 @@ fn measure(
     Ok(())
 }
 
-/// The runs of one repetition, in an order in which those that are compared stand side by side: all systems with one
-/// workload and, where this system's rates with several coupons are compared to that with a hot one, these three.
+/// The runs of one repetition. All systems have their turn with one workload, and then with the next. But this system's
+/// rates with several and with many coupons are compared to that with a hot one: these three runs follow each other,
+/// and their workloads, too.
 fn schedule<'a>(workloads: &'a [Workload], systems: &[System], repeat: u32) -> Vec<(&'a Workload, System)> {
+    // There and back, so that none always has the machine in the state that the same other one has left.
+    let (before, after) = match repeat.is_multiple_of(2) {
+        true => (workload::MANY, workload::SEVERAL),
+        false => (workload::SEVERAL, workload::MANY),
+    };
+    let mut rows: Vec<_> = workloads.iter().collect();
+    surround(&mut rows, workload::HOT, [before, after], |workload| Some(workload.id));
     let mut runs = Vec::new();
-    for (row, workload) in workloads.iter().enumerate() {
+    for (row, workload) in rows.into_iter().enumerate() {
         let suits = |system: &System| systems.contains(system) && workload.suits(*system);
         let mut order: Vec<_> = System::BY_COMPARISON.into_iter().filter(suits).collect();
-        // There and back, so that none always has the machine in the state that the same other one has left.
         if (repeat as usize + row).is_multiple_of(2) {
             order.reverse();
         }
         runs.extend(order.into_iter().map(|system| (workload, system)));
     }
-    let place = |runs: &[(&Workload, System)], id| {
-        runs.iter().position(|(workload, system)| workload.id == id && *system == System::QUEUE)
-    };
-    for (neighbour, distance) in [(workload::MANY, 1), (workload::SEVERAL, 0)] {
-        if let (Some(hot), Some(from)) = (place(&runs, workload::HOT), place(&runs, neighbour)) {
-            // It comes from behind, so that the hot one's place is what it was.
-            let moved = runs.remove(from);
-            runs.insert(hot + distance, moved);
+    surround(&mut runs, workload::HOT, [before, after], |(workload, system)| {
+        (*system == System::QUEUE).then_some(workload.id)
+    });
+    runs
+}
+
+/// Moves the items with the names `before` and `after` next to the one with the name `middle`.
+fn surround<T>(
+    items: &mut Vec<T>,
+    middle: &str,
+    [before, after]: [&str; 2],
+    name: impl Fn(&T) -> Option<&'static str>,
+) {
+    for (neighbour, distance) in [(before, 0), (after, 1)] {
+        let place = |items: &[T], wanted| items.iter().position(|item| name(item) == Some(wanted));
+        if let (Some(from), Some(_)) = (place(items, neighbour), place(items, middle)) {
+            let moved = items.remove(from);
+            let to = place(items, middle).map_or(from, |middle| middle + distance);
+            items.insert(to, moved);
         }
     }
-    runs
 }
 
 fn one(
@@ -285,7 +302,15 @@ mod tests {
             let runs = schedule(&workloads, &System::ALL, repeat);
             let runs: Vec<_> = runs.iter().map(|(workload, system)| (workload.id, system.name())).collect();
             let hot = runs.iter().position(|run| *run == ("a256", "queue")).unwrap();
-            assert_eq!(runs[hot - 1..=hot + 1], [("c", "queue"), ("a256", "queue"), ("d", "queue")]);
+            let mut neighbours = [runs[hot - 1], runs[hot + 1]];
+            assert_eq!(neighbours[0].0, if repeat % 2 == 0 { "d" } else { "c" });
+            neighbours.sort_unstable();
+            assert_eq!(neighbours, [("c", "queue"), ("d", "queue")]);
+            // And the other systems' runs are not far.
+            for id in ["c", "d"] {
+                let place = |system| runs.iter().position(|run| *run == (id, system)).unwrap();
+                assert!(place("queue").abs_diff(place("row-lock")) <= 2 * System::ALL.len());
+            }
 
             let each_once: HashSet<_> = runs.iter().collect();
             let all = workloads.iter().map(|w| System::ALL.iter().filter(|system| w.suits(**system)).count());

@@ -49,7 +49,7 @@ impl System {
     pub(super) const ALL: [Self; 5] =
         [Self::Ceiling, Self::RowLock, Self::Conditional, Self::QUEUE, Self::Queue { apis: 2, workers: 2 }];
 
-    /// All of them, in the order of the runs: what [`Self::QUEUE`] is compared to most stands next to it.
+    /// All of them, in the order of the runs: [`Self::QUEUE`] stands between those that it is compared to most.
     pub(super) const BY_COMPARISON: [Self; 5] =
         [Self::Queue { apis: 2, workers: 2 }, Self::Ceiling, Self::QUEUE, Self::RowLock, Self::Conditional];
 
