@@ -56,9 +56,10 @@ pub struct Manager {
 impl Manager {
     /// A manager that owns nothing yet.
     pub fn new(worker: Worker) -> Self {
+        let worker = Arc::new(worker);
         Self {
-            sessions: Arc::new(Sessions::of(&worker)),
-            worker: Arc::new(worker),
+            sessions: Arc::new(Sessions::of(worker.clone())),
+            worker,
             connection: None,
             running: HashMap::new(),
             loops: JoinSet::new(),
@@ -236,8 +237,7 @@ struct Answer {
 
 impl Answer {
     async fn of<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        let in_time = tokio::time::timeout(self.limit, answer).await;
-        in_time.unwrap_or_else(|_| Err(sqlx::Error::Protocol("no answer in time".to_owned())))
+        store::in_time(self.limit, answer).await
     }
 }
 

@@ -95,8 +95,7 @@ impl Partition {
             opened = tokio::time::timeout(OPEN_TIMEOUT, opened) => opened.ok(),
             _ = link.wait_for(|link| link.epoch != epoch_of_link || !link.up) => None,
         };
-        let lost = || Err(SourceError::Queue("no answer, or the connection was lost".to_owned()));
-        opened.unwrap_or_else(lost)
+        opened.unwrap_or_else(|| Err(SourceError::Queue("no answer, or the connection was lost".to_owned())))
     }
 
     async fn consume(

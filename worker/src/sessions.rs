@@ -4,11 +4,12 @@
 //! caches that it has filled. So the one that was used last is used first. Where only two batches are under
 //! way at a time, two sessions do nearly all, however many partitions there are.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use common::partition::PartitionId;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Result};
 
 use crate::Worker;
@@ -23,22 +24,15 @@ pub(crate) const ROW_TIMEOUT: Duration = Duration::from_secs(3);
 /// Sessions that nobody uses at the moment. A partition takes one for as long as its statements last, or opens one, and
 /// so never waits for another partition.
 pub(crate) struct Sessions {
-    database: PgConnectOptions,
-    lease: Duration,
-    statement_timeout: Duration,
+    worker: Arc<Worker>,
     /// The one that was used last is the last.
-    idle: Mutex<Vec<PgConnection>>,
+    idle: Mutex<VecDeque<PgConnection>>,
 }
 
 impl Sessions {
     /// Opens none yet.
-    pub(crate) fn of(worker: &Worker) -> Self {
-        Self {
-            database: worker.database.clone(),
-            lease: worker.config.lease,
-            statement_timeout: worker.config.statement_timeout,
-            idle: Mutex::default(),
-        }
+    pub(crate) fn of(worker: Arc<Worker>) -> Self {
+        Self { worker, idle: Mutex::default() }
     }
 
     /// Does `work` in a session, for `limit` at most. After an error, or if this is cancelled, the session is used no
@@ -50,10 +44,9 @@ impl Sessions {
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T>,
     ) -> Result<T> {
         let mut session = self.take().await?;
-        let done = tokio::time::timeout(limit, work(&mut session)).await;
-        let done = done.unwrap_or_else(|_| Err(sqlx::Error::Protocol("no answer in time".to_owned())));
+        let done = store::in_time(limit, work(&mut session)).await;
         match done {
-            Ok(_) => self.idle().push(session),
+            Ok(_) => self.idle().push_back(session),
             Err(_) => self.idle().clear(),
         }
         done
@@ -67,10 +60,7 @@ impl Sessions {
     /// Closes the one that has not been used for longest. To be called when a partition ends, so that there are
     /// never more sessions than partitions.
     pub(crate) async fn close_one(&self) {
-        let surplus = {
-            let mut idle = self.idle();
-            if idle.is_empty() { None } else { Some(idle.remove(0)) }
-        };
+        let surplus = self.idle().pop_front();
         if let Some(session) = surplus {
             // Best effort: the server notices the closed socket as well.
             let _ = tokio::time::timeout(CONNECT_TIMEOUT, session.close()).await;
@@ -79,14 +69,15 @@ impl Sessions {
 
     /// Takes the session that was used last, or opens one.
     async fn take(&self) -> Result<PgConnection> {
-        if let Some(session) = self.idle().pop() {
+        if let Some(session) = self.idle().pop_back() {
             return Ok(session);
         }
-        let opened = store::connect_for_claims(&self.database, self.lease, self.statement_timeout);
+        let Worker { database, config, .. } = &*self.worker;
+        let opened = store::connect_for_claims(database, config.lease, config.statement_timeout);
         tokio::time::timeout(CONNECT_TIMEOUT, opened).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {
+    fn idle(&self) -> MutexGuard<'_, VecDeque<PgConnection>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -44,6 +44,15 @@ pub async fn connect_for_claims(
     options.connect().await
 }
 
+/// Waits for an answer of Postgres, for `limit` at most.
+///
+/// # Errors
+/// Those of the answer, and one that says that there was none in time.
+pub(crate) async fn in_time<T>(limit: Duration, answer: impl Future<Output = Result<T>>) -> Result<T> {
+    let answered = tokio::time::timeout(limit, answer).await;
+    answered.unwrap_or_else(|_| Err(sqlx::Error::Protocol("no answer in time".to_owned())))
+}
+
 /// A partition's row: who owns it, and how far its claims have been applied.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct PartitionRow {

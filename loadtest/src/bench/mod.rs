@@ -162,13 +162,12 @@ fn surround<T>(
     [before, after]: [&str; 2],
     name: impl Fn(&T) -> Option<&'static str>,
 ) {
+    let place = |items: &[T], wanted| items.iter().position(|item| name(item) == Some(wanted));
     for (neighbour, distance) in [(before, 0), (after, 1)] {
-        let place = |items: &[T], wanted| items.iter().position(|item| name(item) == Some(wanted));
-        if let (Some(from), Some(_)) = (place(items, neighbour), place(items, middle)) {
-            let moved = items.remove(from);
-            let to = place(items, middle).map_or(from, |middle| middle + distance);
-            items.insert(to, moved);
-        }
+        let (Some(from), Some(to)) = (place(items, neighbour), place(items, middle)) else { continue };
+        let moved = items.remove(from);
+        // What was removed before it has moved it forward.
+        items.insert(to - usize::from(from < to) + distance, moved);
     }
 }
 
