@@ -10,6 +10,7 @@ use common::partition::PartitionId;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, PgPool};
 use uuid::Uuid;
+use worker::rules::Stock;
 use worker::store::{self, Changes, Coupon, Fence, Written};
 
 use crate::harness::{Database, System, open_folder, own_postgres, run};
@@ -148,20 +149,52 @@ async fn one_batch(writes: &mut PgConnection, asks: &mut PgConnection, dead_lett
         .collect();
     let users: Vec<&str> = users.iter().map(String::as_str).collect();
 
-    let row = store::partition(writes, PARTITION).await.unwrap();
     let snapshot = store::look_up(writes, &coupons, &claimed, &users).await.unwrap();
+    let sold: Vec<(&str, Coupon)> = coupons
+        .iter()
+        .zip(&snapshot.coupons)
+        .filter_map(|(name, coupon)| coupon.map(|coupon| (*name, coupon)))
+        .collect();
+    assert_eq!(sell(writes, &sold, users[1], dead_letter).await, Written::Committed);
+    // A single coupon has a statement of its own, which is refused while there is no such coupon.
+    let hot = sold.iter().find(|(name, _)| *name == "hot1").map(|(_, coupon)| {
+        let stock =
+            Stock { remaining: coupon.stock.remaining - 1, last_position: coupon.stock.last_position + 1 };
+        Coupon { stock, ..*coupon }
+    });
+    let none = Coupon { stock: Stock { remaining: 1, last_position: 0 }, created: [0; 8] };
+    let written = sell(writes, &[("hot1", hot.unwrap_or(none))], users[2], false).await;
+    assert_eq!(written, if hot.is_some() { Written::Committed } else { Written::Overtaken });
+
+    let coupons: Vec<CouponName> = coupons.iter().map(|name| CouponName::new(name).unwrap()).collect();
+    let users: Vec<UserId> = users.iter().map(|user| UserId::new(user).unwrap()).collect();
+    let pairs: Vec<_> = coupons.iter().zip(&users).collect();
+    let states = reads::claim_states(asks, PARTITION, &pairs).await.unwrap();
+    assert_eq!(states.len(), PAIRS);
+    reads::versions(asks, &coupons.iter().collect::<Vec<_>>()).await.unwrap();
+    let found = reads::coupon(asks, &CouponName::new("hot1").unwrap()).await.unwrap();
+    // What was read is what stands there.
+    assert_eq!(found.map(|coupon| coupon.last_position), hot.map(|coupon| coupon.stock.last_position + 1));
+}
+
+/// Lets `user` win one of each of `coupons`, beside a message that is none if there is to be a dead letter.
+async fn sell(
+    writes: &mut PgConnection,
+    coupons: &[(&str, Coupon)],
+    user: &str,
+    dead_letter: bool,
+) -> Written {
+    let row = store::partition(writes, PARTITION).await.unwrap();
     let mut changes = Changes::default();
-    for (name, coupon) in coupons.iter().copied().zip(&snapshot.coupons) {
-        if let Some(Coupon { stock, created }) = coupon {
-            changes.sold_names.push(name);
-            changes.sold_counts.push(1);
-            changes.sold_from.push(stock.remaining);
-            changes.sold_created.push(*created);
-            changes.coupon_names.push(name);
-            changes.user_ids.push(users[1]);
-            changes.claim_ids.push(Uuid::new_v4());
-            changes.positions.push(stock.last_position + 1);
-        }
+    for (name, Coupon { stock, created }) in coupons {
+        changes.sold_names.push(name);
+        changes.sold_counts.push(1);
+        changes.sold_from.push(stock.remaining);
+        changes.sold_created.push(*created);
+        changes.coupon_names.push(name);
+        changes.user_ids.push(user);
+        changes.claim_ids.push(Uuid::new_v4());
+        changes.positions.push(stock.last_position + 1);
     }
     if dead_letter {
         changes.dead_sequences.push(row.last_seq + 1);
@@ -178,20 +211,7 @@ async fn one_batch(writes: &mut PgConnection, asks: &mut PgConnection, dead_lett
         new_time_ns: 0,
         lease: Duration::from_secs(1),
     };
-    assert_eq!(store::write(writes, &fence, &changes).await.unwrap(), Written::Committed);
-
-    let coupons: Vec<CouponName> = coupons.iter().map(|name| CouponName::new(name).unwrap()).collect();
-    let users: Vec<UserId> = users.iter().map(|user| UserId::new(user).unwrap()).collect();
-    let pairs: Vec<_> = coupons.iter().zip(&users).collect();
-    let states = reads::claim_states(asks, PARTITION, &pairs).await.unwrap();
-    assert_eq!(states.len(), PAIRS);
-    reads::versions(asks, &coupons.iter().collect::<Vec<_>>()).await.unwrap();
-    let hot = CouponName::new("hot1").unwrap();
-    let found = reads::coupon(asks, &hot).await.unwrap();
-    // What was read is what stands there.
-    let place = coupons.iter().position(|name| *name == hot).unwrap();
-    let position = snapshot.coupons[place].map(|coupon| coupon.stock.last_position + 1);
-    assert_eq!(found.map(|coupon| coupon.last_position), position);
+    store::write(writes, &fence, &changes).await.unwrap()
 }
 
 async fn expect_probes(state: &str, writes: &mut PgConnection, asks: &mut PgConnection, pool: &PgPool) {
