@@ -123,9 +123,9 @@ impl Manager {
             Some(connection) => connection,
             none => {
                 let limit = lease.clamp(*CONNECT_TIMEOUT.start(), *CONNECT_TIMEOUT.end());
-                let opened = tokio::time::timeout(limit, self.worker.database.connect());
+                let opened = store::in_time(limit, self.worker.database.connect());
                 let Some(opened) = stop.run_until_cancelled(opened).await else { return Ok(()) };
-                let mut connection = opened.unwrap_or(Err(sqlx::Error::PoolTimedOut))?;
+                let mut connection = opened?;
                 // A look first: a worker that Postgres answers too late must not take a share from the others
                 // by saying that it lives.
                 answer.of(store::leases(&mut connection)).await?;

@@ -74,7 +74,7 @@ impl Sessions {
         }
         let Worker { database, config, .. } = &*self.worker;
         let opened = store::connect_for_claims(database, config.lease, config.statement_timeout);
-        tokio::time::timeout(CONNECT_TIMEOUT, opened).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        store::in_time(CONNECT_TIMEOUT, opened).await
     }
 
     fn idle(&self) -> MutexGuard<'_, VecDeque<PgConnection>> {

@@ -267,7 +267,7 @@ pub enum Written {
 // when a stock was not as expected. Winners need no count: no trigger of ours leaves one out, so each is inserted or
 // the statement fails.
 macro_rules! behind_fence {
-    ($($changes:expr),+) => {
+    ($changes:expr) => {
         concat!(
             "WITH fence AS (
                  UPDATE partitions
@@ -276,7 +276,7 @@ macro_rules! behind_fence {
                  WHERE id = $1 AND epoch = $2 AND generation = $3 AND last_seq = $4
                  RETURNING id, generation
              ), ",
-            $($changes),+
+            $changes
         )
     };
 }
@@ -301,42 +301,38 @@ const WRITE_ONE: &str = behind_fence!(
 // "= ANY (ARRAY[one])" is an equality that an index can serve and that two lists cannot be merged by: so the planner
 // can only look each coupon up, where for "=" it might read all of them.
 macro_rules! lists {
-    () => {
-        "stock AS (
-             UPDATE coupons SET remaining_amount = coupons.remaining_amount - sold.count
-             FROM fence
-             CROSS JOIN unnest($9::text[], $10::int[], $11::int[], $12::bytea[])
-                 AS sold (name, count, expected, created)
-             WHERE coupons.name = ANY (ARRAY[sold.name]) AND coupons.remaining_amount = sold.expected
-               AND timestamptz_send(coupons.created_at) = sold.created
-             RETURNING 1
-         ), winner AS (
-             INSERT INTO claims (coupon_name, user_id, claim_id, position)
-             SELECT unnest($13::text[]), unnest($14::text[]), unnest($15::uuid[]), unnest($16::bigint[])
-             FROM fence
-         )"
+    ($dead_letters:literal) => {
+        concat!(
+            "stock AS (
+                 UPDATE coupons SET remaining_amount = coupons.remaining_amount - sold.count
+                 FROM fence
+                 CROSS JOIN unnest($9::text[], $10::int[], $11::int[], $12::bytea[])
+                     AS sold (name, count, expected, created)
+                 WHERE coupons.name = ANY (ARRAY[sold.name]) AND coupons.remaining_amount = sold.expected
+                   AND timestamptz_send(coupons.created_at) = sold.created
+                 RETURNING 1
+             ), winner AS (
+                 INSERT INTO claims (coupon_name, user_id, claim_id, position)
+                 SELECT unnest($13::text[]), unnest($14::text[]), unnest($15::uuid[]), unnest($16::bigint[])
+                 FROM fence
+             )",
+            $dead_letters,
+            " SELECT 1 / ((SELECT count(*) FROM stock) = cardinality($9))::int FROM fence"
+        )
     };
 }
 
-macro_rules! all_sold {
-    () => {
-        " SELECT 1 / ((SELECT count(*) FROM stock) = cardinality($9))::int FROM fence"
-    };
-}
-
-const WRITE: &str = behind_fence!(lists!(), all_sold!());
+const WRITE: &str = behind_fence!(lists!(""));
 
 /// Apart, as even an empty list of dead letters costs a quarter of what a small batch does in Postgres.
-const WRITE_WITH_DEAD_LETTERS: &str = behind_fence!(
-    lists!(),
+const WRITE_WITH_DEAD_LETTERS: &str = behind_fence!(lists!(
     ", dead AS (
          INSERT INTO dead_letters (partition, generation, sequence, reason, payload)
          SELECT fence.id, fence.generation, letter.* FROM fence
          CROSS JOIN unnest($17::bigint[], $18::text[], $19::bytea[]) AS letter
          ON CONFLICT ON CONSTRAINT dead_letters_message_key DO NOTHING
-     )",
-    all_sold!()
-);
+     )"
+));
 
 /// Passes the fence and writes all of a batch: cursor, lease, stocks, winners, dead letters. It is one
 /// statement, and so one transaction, which does not wait for what this process thinks.
@@ -353,10 +349,12 @@ const WRITE_WITH_DEAD_LETTERS: &str = behind_fence!(
 pub async fn write(connection: &mut PgConnection, fence: &Fence, changes: &Changes<'_>) -> Result<Written> {
     let has_dead = !changes.dead_sequences.is_empty();
     let is_one = changes.sold_names.len() == 1 && !has_dead;
-    let statement = match (is_one, has_dead) {
-        (true, _) => WRITE_ONE,
-        (false, false) => WRITE,
-        (false, true) => WRITE_WITH_DEAD_LETTERS,
+    let statement = if has_dead {
+        WRITE_WITH_DEAD_LETTERS
+    } else if is_one {
+        WRITE_ONE
+    } else {
+        WRITE
     };
     let mut query = sqlx::query_scalar(statement)
         .bind(fence.partition.as_i32())
