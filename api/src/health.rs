@@ -12,9 +12,9 @@ use sqlx::{ConnectOptions, Connection};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use crate::inbox::Inbox;
-use crate::problem::Unavailable;
-use crate::receipt::{Receipt, UNPROVEN};
+use crate::claims::inbox::Inbox;
+use crate::claims::receipt::{Receipt, UNPROVEN};
+use crate::http::problem::Unavailable;
 use crate::store;
 
 /// How often both are asked.

@@ -6,22 +6,12 @@
 //! [`problem`] is everything that is not a success. `alarm` keeps a connection's deadline, `health`
 //! watches the servers, `streams` creates what is missing, [`store`] holds the SQL.
 
-mod alarm;
+pub mod claims;
 pub mod config;
-mod connection;
-mod dispatcher;
 mod health;
-mod inbox;
-pub mod problem;
-pub mod receipt;
-pub mod reply;
-mod resolve;
-pub mod routes;
-pub mod server;
-mod soldout;
+pub mod http;
 pub mod store;
 mod streams;
-mod turns;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -36,12 +26,13 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use claims::dispatcher::{Dispatcher, Parts};
+use claims::inbox::Inbox;
+use claims::refusals::Desk;
+use claims::resolve::Resolver;
 pub use config::Config;
-use dispatcher::{Dispatcher, Parts};
 use health::Health;
-use inbox::Inbox;
-use resolve::Resolver;
-use soldout::Desk;
+use http::{router, server};
 use streams::Streams;
 
 /// How long the connections to Postgres may take to close.
@@ -134,14 +125,14 @@ impl Api {
         let queue_up = move |waiter| ways.send(waiter);
         tasks.spawn(desk.clone().serve(visitors, database, queue_up, background.clone()));
         tasks.spawn(desk.learn(lessons, pool.clone(), background.clone()));
-        let state = routes::State {
+        let state = router::State {
             pool: pool.clone(),
             partitions,
             dispatcher,
             health: health.clone(),
             limits: config.limits.clone(),
         };
-        let routes = routes::Routes::new(state);
+        let routes = router::Routes::new(state);
 
         // The first claims need not be refused. (The listener queues connections meanwhile.)
         let ready = async { tokio::join!(health.ready(), streams_ready.cancelled(), health.cursors_known()) };

@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Parser;
 use common::config::Env;
 use common::{runtime, sched, shutdown, telemetry};
-use standalone::stack::{self, NatsUser, Part, Servers};
+use servers::stack::{self, NatsUser, Part, Servers};
 use tokio_util::sync::CancellationToken;
 
 #[global_allocator]

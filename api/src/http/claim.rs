@@ -1,0 +1,158 @@
+//! `POST /api/coupons/claim`, and what became of it.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, Request};
+use axum::http::{HeaderValue, StatusCode};
+use common::ids::{ClaimId, CouponName, IdempotencyKey, UserId};
+use common::message::{Claim, Outcome};
+use common::partition::PartitionId;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::body::{self, Type, invalid};
+use super::router::{Shared, State, ask};
+use crate::claims::inbox::Answer;
+use crate::claims::receipt::{ClaimReceipt, Verdict, judge};
+use crate::http::problem::{Problem, Unavailable};
+use crate::http::reply::Reply;
+use crate::store;
+
+/// Names a claim, so that the request can be repeated.
+pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
+#[derive(Deserialize)]
+struct ClaimBody<'a> {
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
+    #[serde(borrow)]
+    coupon_name: Cow<'a, str>,
+}
+
+/// A claim, as clients see it.
+#[derive(Serialize)]
+struct ClaimView<'a> {
+    status: &'a str,
+    claim_id: Uuid,
+    coupon_name: &'a str,
+    user_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<i64>,
+}
+
+/// Room for a [`ClaimView`] beside its names, if none of their characters needs an escape.
+const VIEW_BYTES: usize = 140;
+
+/// `POST /api/coupons/claim`, for requests that come through the router.
+pub(super) async fn claim(state: Shared, request: Request) -> Result<Reply, Problem> {
+    let (parts, body) = request.into_parts();
+    let body = body::read(&parts.headers, body, &state.limits).await?;
+    answer(&state, parts.headers.get(IDEMPOTENCY_KEY).map(HeaderValue::as_bytes), &body).await
+}
+
+/// Takes a claim, the body of a request and its `Idempotency-Key`, and answers it.
+pub(super) async fn answer(state: &State, key: Option<&[u8]>, body: &[u8]) -> Result<Reply, Problem> {
+    let claim = Arc::new(parse(body, key.map(idempotency_key).transpose()?)?);
+    match state.dispatcher.claim(&claim).await {
+        Answer::Outcome(outcome) => decided(&claim, outcome),
+        Answer::Pending(receipt) => Ok(pending(&claim, &ClaimReceipt::new(claim.claim_id, receipt))),
+        Answer::Unavailable(reason) => Err(reason.into()),
+    }
+}
+
+fn idempotency_key(header: &[u8]) -> Result<IdempotencyKey<'_>, Problem> {
+    let text = std::str::from_utf8(header).map_err(|_| invalid("Idempotency-Key", "must be UTF-8"))?;
+    IdempotencyKey::new(text).map_err(|rule| invalid("Idempotency-Key", rule))
+}
+
+fn parse(body: &[u8], key: Option<IdempotencyKey<'_>>) -> Result<Claim, Problem> {
+    let fields = [("user_id", Type::Text), ("coupon_name", Type::Text)];
+    let body: ClaimBody<'_> = body::parse(body, &fields)?;
+    let user_id = UserId::new(&body.user_id).map_err(|rule| invalid("user_id", rule))?;
+    let coupon_name = CouponName::new(&body.coupon_name).map_err(|rule| invalid("coupon_name", rule))?;
+    let claim_id = match key {
+        Some(key) => ClaimId::from_key(key, &user_id, &coupon_name),
+        None => ClaimId::random(),
+    };
+    Ok(Claim { claim_id, user_id, coupon_name })
+}
+
+fn decided(claim: &Claim, outcome: Outcome) -> Result<Reply, Problem> {
+    match outcome {
+        Outcome::Claimed { position } => Ok(claimed(claim, position)),
+        Outcome::AlreadyClaimed => Err(Problem::AlreadyClaimed),
+        Outcome::SoldOut => Err(Problem::SoldOut),
+        Outcome::CouponNotFound => Err(Problem::CouponNotFound),
+    }
+}
+
+fn claimed(claim: &Claim, position: i64) -> Reply {
+    Reply::json(StatusCode::OK, view_of(claim, "claimed", Some(position)))
+}
+
+fn pending(claim: &Claim, receipt: &ClaimReceipt) -> Reply {
+    let location = receipt.location(&claim.coupon_name, &claim.user_id);
+    let body = view_of(claim, "pending", None);
+    Reply { location: Some(location), retry: true, ..Reply::json(StatusCode::ACCEPTED, body) }
+}
+
+fn view_of(claim: &Claim, status: &str, position: Option<i64>) -> Vec<u8> {
+    let (coupon_name, user_id) = (claim.coupon_name.as_str(), claim.user_id.as_str());
+    let view = ClaimView { status, claim_id: claim.claim_id.as_uuid(), coupon_name, user_id, position };
+    let mut body = Vec::with_capacity(VIEW_BYTES + coupon_name.len() + user_id.len());
+    serde_json::to_writer(&mut body, &view).expect("a claim is plain JSON");
+    body
+}
+
+/// `GET /api/coupons/{name}/claims/{user_id}`: a user's claim or, with the query of a 202's
+/// `Location`, what became of that claim.
+pub(super) async fn view(
+    state: Shared,
+    path: Result<Path<(String, String)>, PathRejection>,
+    request: Request,
+) -> Result<Reply, Problem> {
+    let Path((name, user_id)) = path.map_err(|_| Problem::InvalidRequest("the path is not UTF-8".into()))?;
+    let coupon_name = CouponName::new(&name).map_err(|rule| invalid("name", rule))?;
+    let user_id = UserId::new(&user_id).map_err(|rule| invalid("user_id", rule))?;
+    let receipt = receipt(&request)?;
+    let partition = PartitionId::of(&coupon_name, state.partitions);
+    if receipt.is_some_and(|receipt| receipt.partition != partition.number()) {
+        return Err(invalid("partition", "is not the partition of this coupon"));
+    }
+    let pair = [(&coupon_name, &user_id)];
+    let states =
+        ask(&state, async |connection| store::claim_states(connection, partition, &pair).await).await?;
+    let found = *states.first().ok_or(Problem::Internal)?;
+    let Some(receipt) = receipt else {
+        return match (found.claim, found.remaining_amount) {
+            (Some((claim_id, position)), _) => {
+                let claim = Claim { claim_id: claim_id.into(), user_id, coupon_name };
+                Ok(claimed(&claim, position))
+            }
+            (None, None) => Err(Problem::CouponNotFound),
+            (None, Some(_)) => Err(Problem::ClaimNotFound),
+        };
+    };
+    let claim = Claim { claim_id: receipt.claim_id.into(), user_id, coupon_name };
+    match judge(claim.claim_id, Some(receipt.receipt()), &found) {
+        Verdict::Known(outcome) => decided(&claim, outcome),
+        Verdict::Queued => Ok(pending(&claim, &receipt)),
+        Verdict::Unproven => Err(Unavailable::OutcomeUnknown.into()),
+    }
+}
+
+fn receipt(request: &Request) -> Result<Option<ClaimReceipt>, Problem> {
+    // Other queries, of whatever stands between us and the client, mean nothing here.
+    if request.uri().query().is_none_or(|query| !query.contains("claim_id=")) {
+        return Ok(None);
+    }
+    let query: Result<Query<ClaimReceipt>, QueryRejection> = Query::try_from_uri(request.uri());
+    match query {
+        Ok(Query(receipt)) => Ok(Some(receipt)),
+        Err(_) => Err(Problem::InvalidRequest(
+            "the query must be that of a Location: claim_id, partition, generation and sequence".into(),
+        )),
+    }
+}

@@ -1,0 +1,1 @@
+//! The system's tests: see `system/main.rs`.
