@@ -1,14 +1,10 @@
 //! The HTTP front: takes claims, queues them, answers.
 //!
-//! A claim's way, in reading order: [`server`] takes the connection, `connection` the request, [`routes`]
-//! what it says, `dispatcher` makes messages of claims, `soldout` refuses what needs no queue, `inbox` waits for
-//! the workers' answers, `resolve` asks Postgres when none comes, [`receipt`] says what that proves,
-//! [`problem`] is everything that is not a success. `alarm` keeps a connection's deadline, `health`
-//! watches the servers, `streams` creates what is missing, [`store`] holds the SQL.
+//! [`http`] is what clients speak, [`claims`] the way of a claim from its request through the queue to its answer,
+//! [`store`] holds every SQL statement, `streams` creates the streams that are missing.
 
 pub mod claims;
 pub mod config;
-mod health;
 pub mod http;
 pub mod store;
 mod streams;
@@ -21,17 +17,11 @@ use anyhow::Context as _;
 use common::queue;
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
-use claims::dispatcher::{Dispatcher, Parts};
-use claims::inbox::Inbox;
-use claims::refusals::Desk;
-use claims::resolve::Resolver;
+use claims::pipeline::{self, Connections};
 pub use config::Config;
-use health::Health;
 use http::{router, server};
 use streams::Streams;
 
@@ -87,75 +77,47 @@ impl Api {
     /// When a task has died: the process should be started anew.
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
         let Self { config, partitions, pool, database, queue } = self;
-        let inbox = Inbox::new(queue.clone());
-        let replies = inbox.subscribe().await?;
-        let health = Health::new(queue.link.clone());
-        let resolver = Resolver {
-            pool: pool.clone(),
-            health: health.clone(),
-            partitions,
-            tasks: TaskTracker::new(),
-            lookups: Arc::new(Semaphore::new(config.limits.db_pool_max.div_ceil(2) as usize)),
-        };
+        let limits = config.limits.clone();
         let missing_stream = Arc::new(Notify::new());
         let streams_ready = CancellationToken::new();
         let streams = Streams {
             queue: queue.clone(),
             pool: pool.clone(),
             partitions,
-            settings: config.nats.streams.clone(),
+            settings: config.nats.streams,
             missing: missing_stream.clone(),
             ready: streams_ready.clone(),
         };
-
-        // Requests first, then what answers them: `served` ends before `background` is told to.
+        // Requests end first, then what answers them: `server::serve` returns before `background` is cancelled.
         let background = CancellationToken::new();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(inbox.clone().receive(replies, health.clone()));
-        tasks.spawn(inbox.clone().sweep(resolver.clone(), background.clone()));
-        tasks.spawn(health.clone().watch_postgres(database.clone(), background.clone()));
-        tasks.spawn(health.clone().watch_nats(inbox.clone(), background.clone()));
-        tasks.spawn(streams.keep(background.clone()));
-        let parts = Parts { queue, inbox, health: health.clone(), missing_stream };
-        let (desk, visitors, lessons) =
-            Desk::new(config.limits.in_flight_claims_max, config.limits.sold_out_winners_max);
-        let (dispatcher, mut lanes) =
-            Dispatcher::start(&config.limits, partitions, &parts, desk.clone(), stop.clone());
-        let ways = dispatcher.lanes();
-        let queue_up = move |waiter| ways.send(waiter);
-        tasks.spawn(desk.clone().serve(visitors, database, queue_up, background.clone()));
-        tasks.spawn(desk.learn(lessons, pool.clone(), background.clone()));
+        let streams = tokio::spawn(streams.keep(background.clone()));
+        let connections = Connections { pool: pool.clone(), database, queue, missing_stream };
+        let (dispatcher, health, mut pipeline) =
+            pipeline::start(&limits, partitions, connections, stop.clone(), background).await?;
         let state = router::State {
             pool: pool.clone(),
             partitions,
             dispatcher,
             health: health.clone(),
-            limits: config.limits.clone(),
+            limits: limits.clone(),
         };
         let routes = router::Routes::new(state);
 
         // The first claims need not be refused. (The listener queues connections meanwhile.)
-        let ready = async { tokio::join!(health.ready(), streams_ready.cancelled(), health.cursors_known()) };
+        let ready = async { tokio::join!(health.ready(), streams_ready.cancelled()) };
         let ready = stop.run_until_cancelled(tokio::time::timeout(START_TIMEOUT, ready));
         if let Some(Err(_)) = ready.await {
             tracing::warn!("not ready yet; claims are refused until then");
         }
         tracing::info!(address = %listener.local_addr()?, partitions, "listening");
         let result = tokio::select! {
-            () = server::serve(listener, routes, &config.limits, stop) => Ok(()),
-            ended = tasks.join_next() => Err(anyhow::anyhow!("a task of the API has died: {ended:?}")),
-            ended = lanes.join_next() => Err(anyhow::anyhow!("a partition's lane has died: {ended:?}")),
+            () = server::serve(listener, routes, &limits, stop) => Ok(()),
+            ended = pipeline.ended() => Err(ended),
         };
-        background.cancel();
-        resolver.tasks.close();
-        let finished = async {
-            while lanes.join_next().await.is_some() {}
-            resolver.tasks.wait().await;
-        };
-        if tokio::time::timeout(config.limits.claim_timeout, finished).await.is_err() {
+        if !pipeline.finish(limits.claim_timeout).await {
             tracing::warn!("some claims were not answered in time");
         }
-        tasks.shutdown().await;
+        streams.abort();
         // Bounded: a connection that hangs is not waited for.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, pool.close()).await;
         tracing::info!("API stopped");

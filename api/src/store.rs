@@ -9,8 +9,8 @@ use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{FromRow, Result};
 use uuid::Uuid;
 
-/// Asks Postgres within `limit`, over a connection of the pool. A connection that did not answer in
-/// time is closed: back in the pool, it would be waited for by whoever got it next.
+/// Asks Postgres within `limit`, over a connection of the pool. A connection that did not answer in time is closed:
+/// back in the pool, it would make its next user wait.
 ///
 /// # Errors
 /// [`sqlx::Error::PoolTimedOut`] when there is no connection or no answer in time; else what

@@ -1,4 +1,4 @@
-//! Sees to it that the claim streams exist: at the start, and whenever a publish finds none.
+//! Creates claim streams that are missing: at the start, and whenever a publish finds none.
 
 use std::sync::Arc;
 

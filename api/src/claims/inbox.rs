@@ -1,293 +1,180 @@
-//! What was published and is not answered yet, and the one subscription that brings the answers.
+//! The batches that wait for an answer, and the one subscription that brings the answers.
 //!
-//! The client library has requests of its own, but keeps an entry for each one that is never
-//! answered. Here one wildcard subscription serves the process, and every entry has a deadline.
+//! The client library has requests of its own, but keeps an entry for each one that is never answered. Here one
+//! wildcard subscription serves the process, and every entry has a deadline ([`overdue`](crate::claims::overdue)).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use async_nats::connection::State;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::{Message, StatusCode, Subject, Subscriber};
-use common::message::{Claim, Outcome, REPLY_PREFIX, Reply};
+use common::message::{REPLY_PREFIX, Reply};
 use common::partition::PartitionId;
-use common::queue::{Connection, Link};
+use common::queue::Connection;
 use futures::StreamExt;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::claims::dispatcher::GATHER_MAX;
-use crate::claims::pacing::Turn;
-use crate::claims::receipt::{Receipt, UNPROVEN};
-use crate::claims::resolve::{Resolver, answer_all};
-use crate::health::{Cursor, Health};
-use crate::http::problem::Unavailable;
-
-/// How often deadlines are looked at.
-const SWEEP_INTERVAL: Duration = Duration::from_millis(25);
-
-/// How long a reply may take once Postgres shows that the batch has been applied; then nobody is left
-/// who would send it.
-const REPLY_GRACE: Duration = Duration::from_millis(250);
+use crate::claims::answer::{Answer, Unavailable};
+use crate::claims::batch::{Published, UnansweredBatch};
+use crate::claims::cursors::Cursors;
+use crate::claims::pacing::BatchPermit;
+use crate::claims::waiter::{Waiter, answer_all};
 
 /// Code of the JetStream error for a stream that has reached its bytes or messages.
 const STREAM_FULL: u64 = 10_077;
 
-/// What a claim is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// This became of it.
-    Outcome(Outcome),
-    /// It is queued; here is where.
-    Pending(Receipt),
-    /// Try again.
-    Unavailable(Unavailable),
-}
-
-/// A claim on its way, and who waits for it.
-#[derive(Debug)]
-pub(crate) struct Waiter {
-    pub(crate) claim: Arc<Claim>,
-    /// When the request has to be answered.
-    pub(crate) deadline: Instant,
-    answer: oneshot::Sender<Answer>,
-    /// Held until the answer: it counts the claims in flight.
-    _permit: OwnedSemaphorePermit,
-}
-
-impl Waiter {
-    pub(crate) fn new(
-        claim: Arc<Claim>,
-        deadline: Instant,
-        permit: OwnedSemaphorePermit,
-    ) -> (Self, oneshot::Receiver<Answer>) {
-        let (answer, receiver) = oneshot::channel();
-        (Self { claim, deadline, answer, _permit: permit }, receiver)
-    }
-
-    pub(crate) fn answer(self, answer: Answer) {
-        // A client that has gone away is not told.
-        let _ = self.answer.send(answer);
-    }
-}
-
-/// What became of a publish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Published {
-    /// Stored under this sequence number.
-    Stored(i64),
-    /// Applied and answered before the acknowledgement came.
-    Answered,
-    /// Not stored.
-    Refused(Unavailable),
-}
-
-/// A published batch.
-pub(crate) struct Pending {
-    partition: PartitionId,
-    /// Its partition's cursor before it was published.
-    cursor: Option<Cursor>,
-    pub(crate) batch_id: Uuid,
-    pub(crate) waiters: Vec<Waiter>,
-    /// Known once the publish is acknowledged.
-    pub(crate) receipt: Option<Receipt>,
-    /// The last moment at which all its requests can still be answered in time.
-    pub(crate) deadline: Instant,
-    /// The connection it was published on: answers do not survive it.
-    pub(crate) link_epoch: u64,
-    acknowledged: Option<oneshot::Sender<Published>>,
-    published: Instant,
-    /// Since when it is known to have been applied.
-    applied: Option<Instant>,
-    slot: Option<Slot>,
-}
-
-impl Pending {
-    /// What its acknowledgement, as message `sequence`, is worth.
-    fn receipt_of(&self, sequence: i64, health: &Health) -> Receipt {
-        let cursor = self.cursor.filter(|cursor| health.proves(*cursor, sequence));
-        let generation = cursor.map_or(UNPROVEN, |cursor| cursor.generation);
-        Receipt { partition: self.partition.number(), generation, sequence }
-    }
-
-    /// Whether there is no use in waiting for a reply any longer.
-    fn is_orphan(&mut self, now: Instant, link: Link, health: &Health) -> bool {
-        if self.applied.is_none() && self.receipt.is_some_and(|receipt| health.has_passed(receipt)) {
-            self.applied = Some(now);
-        }
-        self.deadline <= now
-            || self.link_epoch != link.epoch
-            || !link.up
-            || self.applied.is_some_and(|since| since + REPLY_GRACE <= now)
-    }
-}
-
-/// What a batch under way holds.
-pub(crate) struct Slot {
-    /// Its partition's turn, until the reply.
-    #[expect(dead_code, reason = "held to be dropped")]
-    pub(crate) turn: Turn,
-    /// Room among the batches of all partitions, until the first sweep after [`GATHER_MAX`].
-    pub(crate) room: Option<OwnedSemaphorePermit>,
-}
+/// The kinds of subject below the process's prefix: `replies.<process>.<kind>.<number>`.
+const ACKNOWLEDGEMENT: &str = "a";
+const REPLY: &str = "r";
 
 /// All batches that wait for an answer.
 pub(crate) struct Inbox {
     queue: Connection,
+    cursors: Arc<Cursors>,
     /// `replies.<process>.`
     prefix: String,
     next_number: AtomicU64,
-    pending: Mutex<HashMap<u64, Pending>>,
-    ping: Mutex<Option<oneshot::Sender<()>>>,
+    unanswered: Mutex<HashMap<u64, UnansweredBatch>>,
 }
 
 impl Inbox {
-    pub(crate) fn new(queue: Connection) -> Arc<Self> {
+    /// An inbox under a prefix of its own.
+    pub(crate) fn new(queue: Connection, cursors: Arc<Cursors>) -> Arc<Self> {
         Arc::new(Self {
             queue,
+            cursors,
             prefix: format!("{REPLY_PREFIX}{}.", Uuid::new_v4().simple()),
             next_number: AtomicU64::new(0),
-            pending: Mutex::new(HashMap::new()),
-            ping: Mutex::new(None),
+            unanswered: Mutex::default(),
         })
     }
 
-    /// Subscribes to this process's replies.
+    /// Subscribes to this process's acknowledgements and replies.
     pub(crate) async fn subscribe(&self) -> Result<Subscriber, async_nats::SubscribeError> {
         self.queue.client.subscribe(format!("{}>", self.prefix)).await
     }
 
-    /// Registers a batch that is about to be published. Returns its number, and what tells of its
-    /// acknowledgement.
+    /// Registers a batch that is about to be published. Returns its number, and where its acknowledgement arrives.
     pub(crate) fn register(
         &self,
         partition: PartitionId,
-        cursor: Option<Cursor>,
         batch_id: Uuid,
         waiters: Vec<Waiter>,
-        slot: Option<Slot>,
+        permit: Option<BatchPermit>,
     ) -> (u64, oneshot::Receiver<Published>) {
         let (acknowledged, receiver) = oneshot::channel();
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let deadline = waiters.iter().map(|waiter| waiter.deadline).min().unwrap_or_else(Instant::now);
-        let link_epoch = self.queue.link.borrow().epoch;
-        let pending = Pending {
+        let batch = UnansweredBatch {
             partition,
-            cursor,
+            cursor: self.cursors.get(partition),
             batch_id,
             waiters,
             receipt: None,
             deadline,
-            link_epoch,
+            link_number: self.queue.link.borrow().epoch,
             acknowledged: Some(acknowledged),
             published: Instant::now(),
             applied: None,
-            slot,
+            permit,
         };
-        self.lock().insert(number, pending);
+        self.lock().insert(number, batch);
         (number, receiver)
     }
 
-    /// Takes a batch back: it was not published.
+    /// Takes a batch back that was not published.
     pub(crate) fn withdraw(&self, number: u64) -> Vec<Waiter> {
-        self.lock().remove(&number).map(|pending| pending.waiters).unwrap_or_default()
+        self.lock().remove(&number).map(|batch| batch.waiters).unwrap_or_default()
     }
 
-    pub(crate) fn ack_subject(&self, number: u64) -> Subject {
-        format!("{}a.{number}", self.prefix).into()
+    /// Where JetStream acknowledges a batch.
+    pub(crate) fn acknowledgement_subject(&self, number: u64) -> Subject {
+        format!("{}{ACKNOWLEDGEMENT}.{number}", self.prefix).into()
     }
 
+    /// Where the worker replies to a batch.
     pub(crate) fn reply_subject(&self, number: u64) -> String {
-        format!("{}r.{number}", self.prefix)
-    }
-
-    /// Whether the connection is up, as the client library sees it.
-    pub(crate) fn is_connected(&self) -> bool {
-        self.queue.client.connection_state() == State::Connected
-    }
-
-    /// Asks JetStream for a sign of life, and waits for it.
-    pub(crate) async fn ping(&self) -> bool {
-        let (sender, receiver) = oneshot::channel();
-        *self.ping.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-        let inbox = format!("{}p", self.prefix);
-        let asked = self.queue.client.publish_with_reply("$JS.API.INFO", inbox, Default::default()).await;
-        asked.is_ok() && receiver.await.is_ok()
+        format!("{}{REPLY}.{number}", self.prefix)
     }
 
     /// Hands out what arrives, until the subscription ends.
-    pub(crate) async fn receive(self: Arc<Self>, mut messages: Subscriber, health: Arc<Health>) {
+    pub(crate) async fn receive(self: Arc<Self>, mut messages: Subscriber) {
         while let Some(message) = messages.next().await {
-            let Some((kind, number)) = self.parse(&message.subject) else { continue };
-            match kind {
-                "r" => self.on_reply(number, &message),
-                "a" => self.on_ack(number, &message, &health),
-                "p" => {
-                    if let Some(sender) = self.ping.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                        let _ = sender.send(());
-                    }
-                }
+            match self.parse(&message.subject) {
+                Some((REPLY, number)) => self.on_reply(number, &message),
+                Some((ACKNOWLEDGEMENT, number)) => self.on_acknowledgement(number, &message),
                 _ => {}
             }
         }
     }
 
+    /// Takes out the batches whose reply is not waited for any longer.
+    pub(crate) fn take_overdue(&self) -> Vec<UnansweredBatch> {
+        let (now, link) = (Instant::now(), *self.queue.link.borrow());
+        let mut unanswered = self.lock();
+        let overdue = unanswered.extract_if(|_, batch| batch.is_overdue(now, link, &self.cursors));
+        // Without a reply to wait for, what a batch held is free.
+        overdue.map(|(_, batch)| UnansweredBatch { permit: None, ..batch }).collect()
+    }
+
+    /// Whether no batch waits for an answer.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     fn parse<'a>(&self, subject: &'a str) -> Option<(&'a str, u64)> {
-        let rest = subject.strip_prefix(&self.prefix)?;
-        match rest.split_once('.') {
-            Some((kind, number)) => Some((kind, number.parse().ok()?)),
-            None => Some((rest, 0)),
-        }
+        let (kind, number) = subject.strip_prefix(&self.prefix)?.split_once('.')?;
+        Some((kind, number.parse().ok()?))
     }
 
     fn on_reply(&self, number: u64, message: &Message) {
         let Ok(reply) = serde_json::from_slice::<Reply>(&message.payload) else {
-            tracing::error!(number, "a reply that is none");
+            tracing::error!(number, "a malformed reply");
             return;
         };
-        let mut entries = self.lock();
-        let fits = entries.get(&number).is_some_and(|pending| {
-            pending.batch_id == reply.batch_id && pending.waiters.len() == reply.outcomes.len()
+        let mut unanswered = self.lock();
+        let fits = unanswered.get(&number).is_some_and(|batch| {
+            batch.batch_id == reply.batch_id && batch.waiters.len() == reply.outcomes.len()
         });
         if !fits {
             // The deadline was faster, or the sender is not our worker.
             return;
         }
-        let Some(pending) = entries.remove(&number) else { return };
-        drop(entries);
-        if let Some(acknowledged) = pending.acknowledged {
+        let Some(batch) = unanswered.remove(&number) else { return };
+        drop(unanswered);
+        if let Some(acknowledged) = batch.acknowledged {
             let _ = acknowledged.send(Published::Answered);
         }
-        for (waiter, outcome) in pending.waiters.into_iter().zip(reply.outcomes) {
+        for (waiter, outcome) in batch.waiters.into_iter().zip(reply.outcomes) {
             waiter.answer(Answer::Outcome(outcome));
         }
     }
 
-    fn on_ack(&self, number: u64, message: &Message, health: &Health) {
+    fn on_acknowledgement(&self, number: u64, message: &Message) {
         let published = match published(message) {
             Ok(published) => published,
             Err(error) => {
-                tracing::error!(number, %error, "an acknowledgement that is none");
+                tracing::error!(number, %error, "a malformed acknowledgement");
                 return;
             }
         };
-        let mut entries = self.lock();
-        let Some(pending) = entries.get_mut(&number) else { return };
-        let acknowledged = pending.acknowledged.take();
+        let mut unanswered = self.lock();
+        let Some(batch) = unanswered.get_mut(&number) else { return };
+        let acknowledged = batch.acknowledged.take();
         let refused = match published {
             Published::Stored(sequence) => {
-                pending.receipt = Some(pending.receipt_of(sequence, health));
+                batch.receipt = Some(batch.receipt_of(sequence, &self.cursors));
                 None
             }
-            Published::Refused(reason) => entries.remove(&number).map(|pending| (pending.waiters, reason)),
+            Published::Refused(reason) => unanswered.remove(&number).map(|batch| (batch.waiters, reason)),
             Published::Answered => None,
         };
-        drop(entries);
-        // The lane, which may have gone on meanwhile.
+        drop(unanswered);
+        // The publisher may have gone on meanwhile.
         if let Some(acknowledged) = acknowledged {
             let _ = acknowledged.send(published);
         }
@@ -296,32 +183,8 @@ impl Inbox {
         }
     }
 
-    /// Passes on to `resolver` what has waited long enough, or whose reply was lost, with the
-    /// connection or with the worker, until `stop` and the last entry.
-    pub(crate) async fn sweep(self: Arc<Self>, resolver: Resolver, stop: CancellationToken) {
-        loop {
-            tokio::time::sleep(SWEEP_INTERVAL).await;
-            let (now, link) = (Instant::now(), *self.queue.link.borrow());
-            let mut entries = self.lock();
-            let late = entries.values_mut().filter(|pending| now >= pending.published + GATHER_MAX);
-            for slot in late.filter_map(|pending| pending.slot.as_mut()) {
-                slot.room = None;
-            }
-            let orphans = entries
-                .extract_if(|_, pending| pending.is_orphan(now, link, &resolver.health))
-                // No reply is waited for any more: what it held is free.
-                .map(|(_, pending)| Pending { slot: None, ..pending });
-            for pending in orphans {
-                resolver.resolve(pending);
-            }
-            if stop.is_cancelled() && entries.is_empty() {
-                return;
-            }
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Pending>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, UnansweredBatch>> {
+        self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,70 +1,85 @@
-//! The channel into a partition's lane, and when the next batch of what is in it may go.
+//! When the next batch of a partition is published.
 //!
-//! What a batch costs is nearly the same however many claims it holds, so that few and large ones are
-//! cheapest. But a batch alone leaves the processors idle whenever it waits for a disk. Hence a second one
-//! may go next to the first as soon as it is as large as the lane's latest batch: then the queue stores
-//! the one while Postgres writes the other.
+//! A batch costs nearly the same however many claims it holds, so few large batches are cheapest: while a batch
+//! waits for its reply, the next claims gather. Two limits decide when they go:
+//!
+//! - **Per partition**: one batch under way, and a second one as soon as as many claims wait as the latest batch
+//!   held. The queue stores the second while Postgres writes the first; a batch alone would leave the processors
+//!   idle whenever it waits for a disk.
+//! - **Per process** (`BATCHES_IN_FLIGHT`): where many partitions are busy they take turns, in the order in which
+//!   they asked, and each sends more at once.
+//!
+//! Neither holds a claim back for longer than [`GATHER_MAX`]: workers that are slow or away do not keep claims from
+//! being stored.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::sync::mpsc::error::TrySendError;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 
-/// Batches of one partition that hold a turn: each waits for two disks, one after the other.
-const UNDER_WAY_MAX: usize = 2;
+/// How long claims gather at most while earlier batches wait for their replies, and how long a batch keeps its place
+/// among those of the whole process.
+pub(crate) const GATHER_MAX: Duration = Duration::from_millis(20);
 
-/// No number of claims is enough to disturb the lane.
+/// Batches of one partition that are under way at the same time: each waits for two disks, one after the other.
+const PARTITION_BATCHES_MAX: usize = 2;
+
+/// No number of claims wakes the receiver.
 const NEVER: usize = usize::MAX;
 
-/// A channel into a lane, for as many claims as `room`.
-pub(crate) fn channel<T>(room: usize) -> (Entrance<T>, Arrivals<T>) {
-    let (sender, receiver) = mpsc::channel(room);
-    let turns = Arc::new(Turns {
+/// A channel for the claims of one partition, with room for `capacity` of them. `batch_permits` are shared by all
+/// partitions of the process.
+pub(crate) fn channel<T>(capacity: usize, batch_permits: Arc<Semaphore>) -> (Sender<T>, Receiver<T>) {
+    let (sender, receiver) = mpsc::channel(capacity);
+    let pacing = Arc::new(Pacing {
         under_way: AtomicUsize::new(0),
-        enough: AtomicUsize::new(NEVER),
+        wake_at: AtomicUsize::new(NEVER),
         changed: Notify::new(),
     });
-    (Entrance { sender, turns: turns.clone() }, Arrivals { receiver, turns })
+    (Sender { sender, pacing: pacing.clone() }, Receiver { receiver, pacing, batch_permits })
 }
 
-struct Turns {
+struct Pacing {
+    /// Batches of this partition that hold a permit.
     under_way: AtomicUsize,
     /// With so many claims in the channel, the next batch may go.
-    enough: AtomicUsize,
+    wake_at: AtomicUsize,
     changed: Notify,
 }
 
-/// The way into a lane.
-pub(crate) struct Entrance<T> {
+/// Puts claims into the channel.
+pub(crate) struct Sender<T> {
     sender: mpsc::Sender<T>,
-    turns: Arc<Turns>,
+    pacing: Arc<Pacing>,
 }
 
-impl<T> Entrance<T> {
-    /// Puts a claim into the channel, and wakes the lane if that makes enough for its next batch.
+impl<T> Sender<T> {
+    /// Puts a claim into the channel, and wakes the receiver if that makes enough for its next batch.
     ///
     /// # Errors
-    /// Gives the claim back if there is no room, or no lane any more.
+    /// Gives the claim back if there is no room, or no receiver any more.
     pub(crate) fn try_send(&self, claim: T) -> Result<(), TrySendError<T>> {
         self.sender.try_send(claim)?;
         let queued = self.sender.max_capacity() - self.sender.capacity();
-        let enough = &self.turns.enough;
-        if queued >= enough.load(Ordering::SeqCst) && enough.swap(NEVER, Ordering::SeqCst) != NEVER {
-            self.turns.changed.notify_one();
+        let wake_at = &self.pacing.wake_at;
+        if queued >= wake_at.load(Ordering::SeqCst) && wake_at.swap(NEVER, Ordering::SeqCst) != NEVER {
+            self.pacing.changed.notify_one();
         }
         Ok(())
     }
 }
 
-/// The lane's end of the channel.
-pub(crate) struct Arrivals<T> {
+/// Takes claims out of the channel, and says when they may go as a batch.
+pub(crate) struct Receiver<T> {
     receiver: mpsc::Receiver<T>,
-    turns: Arc<Turns>,
+    pacing: Arc<Pacing>,
+    batch_permits: Arc<Semaphore>,
 }
 
-impl<T> Arrivals<T> {
-    /// Waits for claims and takes up to `limit`; none once nobody can send any more.
+impl<T> Receiver<T> {
+    /// Waits for claims and takes up to `limit`; 0 once nobody can send any more.
     pub(crate) async fn recv_many(&mut self, claims: &mut Vec<T>, limit: usize) -> usize {
         self.receiver.recv_many(claims, limit).await
     }
@@ -74,33 +89,60 @@ impl<T> Arrivals<T> {
         self.receiver.try_recv().ok()
     }
 
-    /// Waits until the next batch may go: at once when none has a turn, and next to another one when
-    /// there are `enough` claims in the channel.
-    pub(crate) async fn turn(&self, enough: usize) -> Turn {
-        let turns = &self.turns;
+    /// Waits until the next batch may go, for [`GATHER_MAX`] at most; then it goes without a permit. `enough` claims
+    /// in the channel are worth a second batch.
+    ///
+    /// A partition that gets no replies has no place left, and so asks for none of the process's permits.
+    pub(crate) async fn batch_permit(&self, enough: usize) -> Option<BatchPermit> {
+        let permit = async {
+            let partition = self.partition_permit(enough).await;
+            let process = self.batch_permits.clone().acquire_owned().await.expect("never closed");
+            BatchPermit { _partition: partition, process: Some(process) }
+        };
+        tokio::time::timeout(GATHER_MAX, permit).await.ok()
+    }
+
+    /// Waits for a place among this partition's batches: free at once when none is under way, and next to another one
+    /// when there are `enough` claims in the channel.
+    async fn partition_permit(&self, enough: usize) -> PartitionPermit {
+        let pacing = &self.pacing;
         loop {
-            let enough = match turns.under_way.load(Ordering::SeqCst) {
+            let enough = match pacing.under_way.load(Ordering::SeqCst) {
                 0 => 0,
-                1..UNDER_WAY_MAX => enough,
+                1..PARTITION_BATCHES_MAX => enough,
                 _ => NEVER,
             };
-            // Before the channel is looked at: a claim that comes later finds it. (One that did not would
-            // only not wake the lane, which the next reply does.)
-            turns.enough.store(enough, Ordering::SeqCst);
+            // Stored before the channel is looked at: a claim that comes later sees it. (One that did not would only
+            // not wake the receiver, which the next reply does.)
+            pacing.wake_at.store(enough, Ordering::SeqCst);
             if self.receiver.len() >= enough {
-                turns.enough.store(NEVER, Ordering::SeqCst);
-                turns.under_way.fetch_add(1, Ordering::SeqCst);
-                return Turn(turns.clone());
+                pacing.wake_at.store(NEVER, Ordering::SeqCst);
+                pacing.under_way.fetch_add(1, Ordering::SeqCst);
+                return PartitionPermit(pacing.clone());
             }
-            turns.changed.notified().await;
+            pacing.changed.notified().await;
         }
     }
 }
 
-/// A batch's turn, until it is dropped.
-pub(crate) struct Turn(Arc<Turns>);
+/// What a batch under way holds, until its reply.
+pub(crate) struct BatchPermit {
+    _partition: PartitionPermit,
+    process: Option<OwnedSemaphorePermit>,
+}
 
-impl Drop for Turn {
+impl BatchPermit {
+    /// Gives the place in the process back: a batch whose reply takes longer than [`GATHER_MAX`] must not keep other
+    /// partitions waiting.
+    pub(crate) fn release_process(&mut self) {
+        self.process = None;
+    }
+}
+
+/// A place among a partition's batches, until it is dropped.
+struct PartitionPermit(Arc<Pacing>);
+
+impl Drop for PartitionPermit {
     fn drop(&mut self) {
         self.0.under_way.fetch_sub(1, Ordering::SeqCst);
         self.0.changed.notify_one();
@@ -115,63 +157,67 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn the_first_waits_for_nobody() {
-        let (_entrance, arrivals) = channel::<()>(10);
-        assert!(poll!(pin!(arrivals.turn(5))).is_ready());
+    fn permits() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(2))
     }
 
     #[tokio::test]
-    async fn the_second_goes_once_enough_have_come() {
-        let (entrance, arrivals) = channel(10);
-        let _first = arrivals.turn(3).await;
-        let mut second = pin!(arrivals.turn(3));
+    async fn the_first_batch_goes_at_once() {
+        let (_sender, receiver) = channel::<()>(10, permits());
+        assert!(poll!(pin!(receiver.partition_permit(5))).is_ready());
+    }
+
+    #[tokio::test]
+    async fn the_second_goes_once_enough_claims_wait() {
+        let (sender, receiver) = channel(10, permits());
+        let _first = receiver.partition_permit(3).await;
+        let mut second = pin!(receiver.partition_permit(3));
         assert!(poll!(&mut second).is_pending());
         for claim in 1..=2 {
-            entrance.try_send(claim).unwrap();
+            sender.try_send(claim).unwrap();
             assert!(poll!(&mut second).is_pending());
         }
-        entrance.try_send(3).unwrap();
+        sender.try_send(3).unwrap();
         assert!(poll!(&mut second).is_ready());
     }
 
     #[tokio::test]
-    async fn whoever_completes_what_is_enough_wakes_the_lane() {
-        let (entrance, arrivals) = channel(10);
-        let _first = arrivals.turn(2).await;
-        let second = tokio::spawn(async move { arrivals.turn(2).await });
+    async fn the_claim_that_makes_enough_wakes_the_receiver() {
+        let (sender, receiver) = channel(10, permits());
+        let _first = receiver.partition_permit(2).await;
+        let second = tokio::spawn(async move { receiver.partition_permit(2).await });
         tokio::task::yield_now().await;
-        entrance.try_send(1).unwrap();
-        entrance.try_send(2).unwrap();
+        sender.try_send(1).unwrap();
+        sender.try_send(2).unwrap();
         second.await.unwrap();
     }
 
     #[tokio::test]
-    async fn the_second_goes_at_once_if_enough_are_there() {
-        let (entrance, arrivals) = channel(10);
-        let _first = arrivals.turn(1).await;
-        entrance.try_send(1).unwrap();
-        assert!(poll!(pin!(arrivals.turn(1))).is_ready());
+    async fn the_second_goes_at_once_if_enough_claims_wait_already() {
+        let (sender, receiver) = channel(10, permits());
+        let _first = receiver.partition_permit(1).await;
+        sender.try_send(1).unwrap();
+        assert!(poll!(pin!(receiver.partition_permit(1))).is_ready());
     }
 
     #[tokio::test]
-    async fn the_end_of_the_first_lets_the_next_go_however_few_wait() {
-        let (_entrance, arrivals) = channel::<()>(10);
-        let first = arrivals.turn(3).await;
-        let mut second = pin!(arrivals.turn(3));
+    async fn the_end_of_the_first_lets_the_next_go_however_few_claims_wait() {
+        let (_sender, receiver) = channel::<()>(10, permits());
+        let first = receiver.partition_permit(3).await;
+        let mut second = pin!(receiver.partition_permit(3));
         assert!(poll!(&mut second).is_pending());
         drop(first);
         assert!(poll!(&mut second).is_ready());
     }
 
     #[tokio::test]
-    async fn a_third_waits_for_one_of_them_however_many_wait() {
-        let (entrance, arrivals) = channel(10);
-        let (first, _second) = (arrivals.turn(0).await, arrivals.turn(0).await);
-        let mut third = pin!(arrivals.turn(1));
+    async fn a_third_waits_for_one_of_them_however_many_claims_wait() {
+        let (sender, receiver) = channel(10, permits());
+        let (first, _second) = (receiver.partition_permit(0).await, receiver.partition_permit(0).await);
+        let mut third = pin!(receiver.partition_permit(1));
         assert!(poll!(&mut third).is_pending());
         for claim in 1..=2 {
-            entrance.try_send(claim).unwrap();
+            sender.try_send(claim).unwrap();
             assert!(poll!(&mut third).is_pending());
         }
         drop(first);
@@ -179,13 +225,26 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wait_that_is_given_up_costs_no_turn() {
-        let (_entrance, arrivals) = channel::<()>(10);
-        let first = arrivals.turn(1).await;
-        assert!(poll!(pin!(arrivals.turn(1))).is_pending());
-        let _second = arrivals.turn(0).await;
+    async fn a_wait_that_is_given_up_costs_no_place() {
+        let (_sender, receiver) = channel::<()>(10, permits());
+        let first = receiver.partition_permit(1).await;
+        assert!(poll!(pin!(receiver.partition_permit(1))).is_pending());
+        let _second = receiver.partition_permit(0).await;
         drop(first);
         // One is under way, and the place next to it is free.
-        assert!(poll!(pin!(arrivals.turn(0))).is_ready());
+        assert!(poll!(pin!(receiver.partition_permit(0))).is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn partitions_share_the_places_of_the_process_for_a_while() {
+        let permits = Arc::new(Semaphore::new(1));
+        let (_sender, one) = channel::<()>(10, permits.clone());
+        let (_sender, other) = channel::<()>(10, permits.clone());
+        let mut first = one.batch_permit(1).await.unwrap();
+        // No place became free in time: the batch goes all the same.
+        assert!(other.batch_permit(1).await.is_none());
+        first.release_process();
+        assert!(other.batch_permit(1).await.is_some());
+        assert!(one.batch_permit(1).await.is_none(), "the first batch still waits for its reply");
     }
 }

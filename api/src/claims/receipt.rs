@@ -1,4 +1,4 @@
-//! Where a claim waits: what a 202 hands out, and what proves later that the claim was refused.
+//! Receipts: where a claim waits in the queue. A 202 hands one out, and it proves later that the claim was refused.
 
 use common::ids::{ClaimId, CouponName, UserId};
 use common::message::Outcome;
@@ -11,7 +11,7 @@ use crate::store::ClaimState;
 /// Generation of a receipt that proves nothing: real ones start at 1.
 pub const UNPROVEN: i64 = 0;
 
-/// All that RFC 3986 does not let stand as it is.
+/// All that RFC 3986 has percent-encoded.
 const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// Where a batch stands in its partition's stream.
@@ -104,8 +104,8 @@ pub fn judge(claim_id: ClaimId, receipt: Option<Receipt>, state: &ClaimState) ->
     match state.remaining_amount {
         None => Verdict::Known(Outcome::CouponNotFound),
         Some(0) => Verdict::Known(Outcome::SoldOut),
-        // It was refused for a reason that does not hold any more, or it was deleted from the queue
-        // by hand: a repetition tells.
+        // Unknown; the client must repeat the request. The claim was refused for a reason that does not hold any
+        // more, or it was deleted from the queue by hand.
         Some(_) => Verdict::Unproven,
     }
 }

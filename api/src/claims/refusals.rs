@@ -1,17 +1,18 @@
-//! Refusals without the queue: when nothing is left of a coupon, most of those who ask can be told
-//! so by Postgres alone, many at a time.
+//! Refusals without the queue: when nothing is left of a coupon, Postgres alone can tell most of those who ask, many
+//! at a time.
 //!
-//! For a coupon known to be sold out the process remembers the version of its row and who won. A
-//! claim of anyone else waits at the desk; while one question to Postgres is under way the next
-//! claims gather, and one question serves them all: is the row still that version? If it is,
-//! nothing was left after the claim arrived, and the refusal is exact. If not, or if the user may
-//! be among the winners, the claim goes its usual way through the queue. Nothing is concluded from
-//! memory alone, so that a change made by hand is seen by the next claim.
+//! The cache holds the version of each sold-out coupon's row and who won it. A claim of anyone else waits as a
+//! [`PendingRefusal`]; while one question to Postgres is under way the next claims gather, and one question serves
+//! them all: is the row still that version? If it is, nothing was left after the claim arrived, and the refusal is
+//! exact. If it is not, if the question fails, or if the user may be among the winners, the claim goes through the
+//! queue. Nothing is concluded from memory alone, so a change made by hand is seen by the next claim.
+
+mod sold_out;
 
 use std::collections::hash_map::RandomState;
-use std::collections::{HashMap, HashSet, VecDeque};
-use std::hash::{BuildHasher, BuildHasherDefault, Hasher};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 
 use common::ids::{CouponName, UserId};
@@ -21,8 +22,10 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::claims::inbox::{Answer, Waiter};
+use crate::claims::answer::Answer;
+use crate::claims::waiter::Waiter;
 use crate::store::{self, CouponVersion, PAGE_WINNERS_MAX};
+use sold_out::{SoldOut, SoldOutCoupons};
 
 /// How long one question to Postgres may take; then the claims go through the queue.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -30,234 +33,168 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// Claims that one question answers at most.
 const QUESTION_CLAIMS_MAX: usize = 10_000;
 
+/// How long nothing is asked after a question that failed: a server that is away is not helped by hundreds of questions
+/// a second. All claims go through the queue meanwhile.
+const PAUSE_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
 /// Sold-out coupons whose winners wait to be read.
-const LESSONS_MAX: usize = 64;
+const REFRESHES_MAX: usize = 64;
 
-/// How long a coupon's winners are remembered at least.
-const KEPT_MIN: Duration = Duration::from_secs(60);
-
-/// How long nothing is asked after a question that failed: a server that cannot be had is not helped by asking it
-/// hundreds of times a second. All claims take the usual way meanwhile.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// How long a coupon whose winners could not be remembered is not tried again. Every refusal by the queue would
-/// have them looked for anew.
-const PASSED_OVER: Duration = Duration::from_secs(5);
-
-/// Coupons that are passed over at the same time; beyond that, some are tried too often.
-const PASSED_OVER_MAX: usize = 10_000;
-
-/// What a coupon costs beside its winners: about that many times a winner's bytes.
-const ENTRY_WEIGHT: usize = 32;
-
-/// A claim at the desk, and the version of its coupon that it was judged by.
-pub(crate) struct Visitor {
+/// A claim that waits for a refusal, and the version of its coupon that it waits by.
+pub(crate) struct PendingRefusal {
     waiter: Waiter,
     version: CouponVersion,
 }
 
-/// A sold-out coupon.
-struct SoldOut {
-    version: CouponVersion,
-    learnt: Instant,
-    /// Fingerprints of the winners. Two users may share one; then the queue tells them apart.
-    winners: HashSet<u64, BuildHasherDefault<Identity>>,
-}
-
-/// A fingerprint is a hash already.
-#[derive(Default)]
-struct Identity(u64);
-
-impl Hasher for Identity {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _: &[u8]) {
-        unreachable!("fingerprints are written as u64");
-    }
-
-    fn write_u64(&mut self, fingerprint: u64) {
-        self.0 = fingerprint;
-    }
-}
-
-impl SoldOut {
-    /// Its winners, and its own entry as if it were a few.
-    fn weight(&self) -> usize {
-        self.winners.len() + ENTRY_WEIGHT
-    }
-}
-
-#[derive(Default)]
-struct Known {
-    coupons: HashMap<CouponName, Arc<SoldOut>>,
-    /// In the order in which they were learnt, and when, to forget the oldest.
-    order: VecDeque<(CouponName, Instant)>,
-    /// Those that could not be remembered, and until when they are not tried again.
-    passed_over: HashMap<CouponName, Instant>,
-    /// What they weigh, all together, in winners.
-    weight: usize,
-}
-
-/// The desk at which claims of sold-out coupons are refused.
+/// Refuses claims of coupons that are sold out.
 #[derive(Clone)]
-pub(crate) struct Desk {
-    known: Arc<RwLock<Known>>,
+pub(crate) struct RefusalCache {
+    sold_out: Arc<RwLock<SoldOutCoupons>>,
     fingerprints: RandomState,
-    visitors: mpsc::Sender<Visitor>,
-    lessons: mpsc::Sender<CouponName>,
-    /// Winners remembered of all coupons together.
-    winners_max: usize,
+    pending: mpsc::Sender<PendingRefusal>,
+    refreshes: mpsc::Sender<CouponName>,
 }
 
-impl Desk {
-    /// A desk that knows nothing yet, and what its two tasks, [`serve`](Self::serve) and
-    /// [`learn`](Self::learn), receive.
-    pub(crate) fn new(
-        in_flight_claims_max: usize,
-        winners_max: usize,
-    ) -> (Self, mpsc::Receiver<Visitor>, mpsc::Receiver<CouponName>) {
-        let (visitors, visitors_receiver) = mpsc::channel(in_flight_claims_max);
-        let (lessons, lessons_receiver) = mpsc::channel(LESSONS_MAX);
-        let desk =
-            Self { known: Arc::default(), fingerprints: RandomState::new(), visitors, lessons, winners_max };
-        (desk, visitors_receiver, lessons_receiver)
+/// What the cache's two tasks receive.
+pub(crate) struct Receivers {
+    pub(crate) pending: mpsc::Receiver<PendingRefusal>,
+    pub(crate) refreshes: mpsc::Receiver<CouponName>,
+}
+
+impl RefusalCache {
+    /// An empty cache with room for `pending_max` claims at a time and `winners_max` winners, and what its tasks,
+    /// [`serve`](Self::serve) and [`refresh`](Self::refresh), receive.
+    pub(crate) fn new(pending_max: usize, winners_max: usize) -> (Self, Receivers) {
+        let (pending, pending_receiver) = mpsc::channel(pending_max);
+        let (refreshes, refreshes_receiver) = mpsc::channel(REFRESHES_MAX);
+        let sold_out = Arc::new(RwLock::new(SoldOutCoupons::new(winners_max)));
+        let cache = Self { sold_out, fingerprints: RandomState::new(), pending, refreshes };
+        (cache, Receivers { pending: pending_receiver, refreshes: refreshes_receiver })
     }
 
-    /// Takes a claim that can be refused here; gives back one that has to go through the queue.
+    /// Takes a claim that can be refused here.
+    ///
+    /// # Errors
+    /// Gives back a claim that has to go through the queue.
     pub(crate) fn take(&self, waiter: Waiter) -> Result<(), Waiter> {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let Some(coupon) = known.coupons.get(&waiter.claim.coupon_name) else { return Err(waiter) };
-        if coupon.winners.contains(&self.fingerprint(&waiter.claim.user_id)) {
-            return Err(waiter);
-        }
-        let version = coupon.version;
-        drop(known);
-        self.visitors.try_send(Visitor { waiter, version }).map_err(|error| error.into_inner().waiter)
+        let version = match self.read().get(&waiter.claim.coupon_name) {
+            Some(coupon) if !coupon.winners.contains(&self.fingerprint(&waiter.claim.user_id)) => {
+                coupon.version
+            }
+            _ => return Err(waiter),
+        };
+        self.pending.try_send(PendingRefusal { waiter, version }).map_err(|error| error.into_inner().waiter)
     }
 
-    /// Learns from an outcome: the winners of a coupon that is sold out are worth reading.
-    pub(crate) fn hear(&self, coupon_name: &CouponName, outcome: Outcome) {
-        if outcome != Outcome::SoldOut || self.winners_max == 0 {
-            return;
-        }
-        if self.is_worth_learning(coupon_name) {
+    /// Learns from an outcome of the queue: the winners of a coupon that is sold out are worth reading.
+    pub(crate) fn observe(&self, coupon_name: &CouponName, outcome: Outcome) {
+        if outcome == Outcome::SoldOut && self.read().wants(coupon_name) {
             // Full: the next outcome says it again.
-            let _ = self.lessons.try_send(coupon_name.clone());
+            let _ = self.refreshes.try_send(coupon_name.clone());
         }
     }
 
-    fn is_worth_learning(&self, coupon_name: &CouponName) -> bool {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let is_passed_over =
-            || known.passed_over.get(coupon_name).is_some_and(|until| *until > Instant::now());
-        !known.coupons.contains_key(coupon_name) && !is_passed_over()
-    }
-
-    fn pass_over(&self, coupon_name: CouponName) {
-        let now = Instant::now();
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.passed_over.len() >= PASSED_OVER_MAX {
-            known.passed_over.retain(|_, until| *until > now);
-        }
-        if known.passed_over.len() < PASSED_OVER_MAX {
-            known.passed_over.insert(coupon_name, now + PASSED_OVER);
-        }
-    }
-
-    fn fingerprint(&self, user_id: &UserId) -> u64 {
-        self.fingerprints.hash_one(user_id.as_str())
-    }
-
-    fn forget(&self, coupon_name: &CouponName, version: CouponVersion) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        if known.coupons.get(coupon_name).is_some_and(|coupon| coupon.version == version) {
-            known.remove(coupon_name);
-        }
-    }
-
-    /// Answers visitors until `stop`; hands those that are not to be refused to `queue`.
+    /// Answers pending refusals until `stop`; hands those that are not to be refused to `queue`.
     pub(crate) async fn serve(
         self,
-        mut visitors: mpsc::Receiver<Visitor>,
+        mut pending: mpsc::Receiver<PendingRefusal>,
         database: PgConnectOptions,
         queue: impl Fn(Waiter),
         stop: CancellationToken,
     ) {
         let mut waiting = Vec::new();
         let mut connection = None;
-        let mut closed_until = None;
+        let mut paused_until = None;
         while let Some(1..) =
-            stop.run_until_cancelled(visitors.recv_many(&mut waiting, QUESTION_CLAIMS_MAX)).await
+            stop.run_until_cancelled(pending.recv_many(&mut waiting, QUESTION_CLAIMS_MAX)).await
         {
-            if closed_until.is_some_and(|until| Instant::now() < until) {
-                waiting.drain(..).for_each(|visitor| queue(visitor.waiter));
+            if paused_until.is_some_and(|until| Instant::now() < until) {
+                waiting.drain(..).for_each(|refusal| queue(refusal.waiter));
                 continue;
             }
-            let mut names: Vec<&CouponName> =
-                waiting.iter().map(|visitor| &visitor.waiter.claim.coupon_name).collect();
-            names.sort_unstable();
-            names.dedup();
-            let question = ask(&database, &mut connection, &names);
-            let versions = match tokio::time::timeout(QUESTION_TIMEOUT, question).await {
-                Ok(Ok(versions)) => Some(versions),
-                failed => {
-                    tracing::warn!(?failed, "sold-out coupons not looked at; their claims are queued");
-                    // Whatever it is waiting for, it is not used again.
-                    connection = None;
-                    closed_until = Some(Instant::now() + PAUSE);
-                    None
-                }
-            };
-            for visitor in waiting.drain(..) {
-                let coupon_name = &visitor.waiter.claim.coupon_name;
-                match &versions {
-                    Some(versions) if versions.get(coupon_name.as_str()) == Some(&visitor.version) => {
-                        visitor.waiter.answer(Answer::Outcome(Outcome::SoldOut));
-                        continue;
-                    }
-                    Some(_) => self.forget(coupon_name, visitor.version),
-                    // Not looked at is not changed.
-                    None => {}
-                }
-                queue(visitor.waiter);
+            let versions = self.current_versions(&database, &mut connection, &waiting).await;
+            if versions.is_none() {
+                paused_until = Some(Instant::now() + PAUSE_AFTER_FAILURE);
+            }
+            for refusal in waiting.drain(..) {
+                self.refuse_or_queue(refusal, versions.as_ref(), &queue);
             }
         }
-        // Whoever is still here takes the usual way.
-        visitors.close();
-        while let Ok(visitor) = visitors.try_recv() {
-            queue(visitor.waiter);
+        // Claims that still wait go through the queue.
+        pending.close();
+        while let Ok(refusal) = pending.try_recv() {
+            queue(refusal.waiter);
         }
+    }
+
+    /// Asks Postgres for the versions of the coupons of all who wait; none after a failure.
+    async fn current_versions(
+        &self,
+        database: &PgConnectOptions,
+        connection: &mut Option<PgConnection>,
+        waiting: &[PendingRefusal],
+    ) -> Option<HashMap<String, CouponVersion>> {
+        let mut names: Vec<&CouponName> =
+            waiting.iter().map(|refusal| &refusal.waiter.claim.coupon_name).collect();
+        names.sort_unstable();
+        names.dedup();
+        match tokio::time::timeout(QUESTION_TIMEOUT, ask(database, connection, &names)).await {
+            Ok(Ok(versions)) => Some(versions),
+            failed => {
+                tracing::warn!(?failed, "sold-out coupons not looked at; their claims are queued");
+                // A connection that failed, or may still be waiting, is not used again.
+                *connection = None;
+                None
+            }
+        }
+    }
+
+    fn refuse_or_queue(
+        &self,
+        refusal: PendingRefusal,
+        versions: Option<&HashMap<String, CouponVersion>>,
+        queue: impl Fn(Waiter),
+    ) {
+        let PendingRefusal { waiter, version } = refusal;
+        let coupon_name = &waiter.claim.coupon_name;
+        if let Some(versions) = versions {
+            if versions.get(coupon_name.as_str()) == Some(&version) {
+                waiter.answer(Answer::Outcome(Outcome::SoldOut));
+                return;
+            }
+            self.write().remove_version(coupon_name, version);
+        }
+        queue(waiter);
     }
 
     /// Reads the winners of sold-out coupons until `stop`.
-    pub(crate) async fn learn(
+    pub(crate) async fn refresh(
         self,
-        mut lessons: mpsc::Receiver<CouponName>,
+        mut refreshes: mpsc::Receiver<CouponName>,
         pool: PgPool,
         stop: CancellationToken,
     ) {
-        while let Some(Some(coupon_name)) = stop.run_until_cancelled(lessons.recv()).await {
-            if !self.is_worth_learning(&coupon_name) {
+        while let Some(Some(coupon_name)) = stop.run_until_cancelled(refreshes.recv()).await {
+            if !self.read().wants(&coupon_name) {
                 continue;
             }
-            match self.read(&pool, &coupon_name).await {
-                Ok(Some(coupon)) => self.remember(coupon_name, coupon),
-                Ok(None) => self.pass_over(coupon_name),
-                Err(error) => {
-                    tracing::debug!(%error, "winners of a sold-out coupon not read");
-                    self.pass_over(coupon_name);
-                }
+            let read = self.read_coupon(&pool, &coupon_name).await;
+            if let Err(error) = &read {
+                tracing::debug!(%error, "winners of a sold-out coupon not read");
+            }
+            match read {
+                Ok(Some(coupon)) => self.write().insert(coupon_name, coupon),
+                Ok(None) | Err(_) => self.write().retry_later(coupon_name),
             }
         }
     }
 
-    async fn read(&self, pool: &PgPool, name: &CouponName) -> sqlx::Result<Option<SoldOut>> {
+    /// Reads a coupon's version and winners; none if it is not sold out, has too many winners, or changed meanwhile.
+    async fn read_coupon(&self, pool: &PgPool, name: &CouponName) -> sqlx::Result<Option<SoldOut>> {
         let ask_version =
             || store::ask(pool, QUESTION_TIMEOUT, async |connection| version(connection, name).await);
         let Some(before) = ask_version().await? else { return Ok(None) };
-        if usize::try_from(before.last_position).is_ok_and(|count| !self.has_room_for(count)) {
+        if usize::try_from(before.last_position).is_ok_and(|count| !self.read().has_room_for(count)) {
             return Ok(None);
         }
         let mut winners = HashSet::default();
@@ -271,39 +208,20 @@ impl Desk {
             next = page.next;
         }
         // The same version afterwards: these are all the winners there are.
-        let same = ask_version().await? == Some(before);
-        Ok(same.then_some(SoldOut { version: before, learnt: Instant::now(), winners }))
+        let unchanged = ask_version().await? == Some(before);
+        Ok(unchanged.then_some(SoldOut { version: before, read_at: Instant::now(), winners }))
     }
 
-    /// Whether a coupon of so many winners can be remembered, once those have been forgotten that may be. All
-    /// that are claimed at the same time may be too many: then some of them go through the queue, rather than
-    /// that each is read again and again in place of the others.
-    fn has_room_for(&self, winners: usize) -> bool {
-        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        let kept = known.coupons.values().filter(|coupon| coupon.learnt.elapsed() < KEPT_MIN);
-        kept.map(|coupon| coupon.weight()).sum::<usize>() + winners + ENTRY_WEIGHT <= self.winners_max
+    fn fingerprint(&self, user_id: &UserId) -> u64 {
+        self.fingerprints.hash_one(user_id.as_str())
     }
 
-    fn remember(&self, name: CouponName, coupon: SoldOut) {
-        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        known.remove(&name);
-        known.passed_over.remove(&name);
-        known.weight += coupon.weight();
-        known.order.push_back((name.clone(), coupon.learnt));
-        known.coupons.insert(name, Arc::new(coupon));
-        while known.weight > self.winners_max
-            && let Some((oldest, learnt)) = known.order.pop_front()
-        {
-            if known.is(&oldest, learnt) {
-                known.remove(&oldest);
-            }
-        }
-        // Names that were forgotten out of turn, and learnt again, stand here twice.
-        if known.order.len() > 2 * known.coupons.len() + LESSONS_MAX {
-            let mut order = std::mem::take(&mut known.order);
-            order.retain(|(name, learnt)| known.is(name, *learnt));
-            known.order = order;
-        }
+    fn read(&self) -> RwLockReadGuard<'_, SoldOutCoupons> {
+        self.sold_out.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, SoldOutCoupons> {
+        self.sold_out.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -323,19 +241,6 @@ async fn version(connection: &mut PgConnection, name: &CouponName) -> sqlx::Resu
     Ok(store::versions(connection, &[name]).await?.remove(name.as_str()))
 }
 
-impl Known {
-    /// Whether what is known of a coupon is what was learnt then.
-    fn is(&self, name: &CouponName, learnt: Instant) -> bool {
-        self.coupons.get(name).is_some_and(|coupon| coupon.learnt == learnt)
-    }
-
-    fn remove(&mut self, name: &CouponName) {
-        if let Some(coupon) = self.coupons.remove(name) {
-            self.weight -= coupon.weight();
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
@@ -347,52 +252,20 @@ mod tests {
 
     use super::*;
 
-    fn coupon(winners: u64, learnt: Instant) -> SoldOut {
-        let version = CouponVersion { transaction: 1, last_position: winners as i64 };
-        SoldOut { version, learnt, winners: (0..winners).collect() }
-    }
-
     fn name(name: &str) -> CouponName {
         CouponName::new(name).unwrap()
     }
 
     #[test]
-    fn what_was_learnt_just_now_is_not_forgotten_for_another() {
-        let (desk, _visitors, _lessons) = Desk::new(1, 200);
-        assert!(desk.has_room_for(168));
-        assert!(!desk.has_room_for(169), "it would be forgotten at once");
-        desk.remember(name("a"), coupon(100, Instant::now()));
-        assert!(desk.has_room_for(36));
-        assert!(!desk.has_room_for(37));
-    }
-
-    #[test]
-    fn what_was_learnt_anew_is_the_youngest() {
-        let (desk, _visitors, _lessons) = Desk::new(1, 3 * (10 + ENTRY_WEIGHT));
-        let now = Instant::now();
-        desk.remember(name("a"), coupon(10, now - 3 * KEPT_MIN));
-        desk.remember(name("b"), coupon(10, now - 2 * KEPT_MIN));
-        // Its version has changed meanwhile.
-        desk.forget(&name("a"), CouponVersion { transaction: 1, last_position: 10 });
-        desk.remember(name("a"), coupon(10, now));
-        desk.remember(name("c"), coupon(10, now));
-        desk.remember(name("d"), coupon(10, now));
-        let known = desk.known.read().unwrap();
-        let mut names: Vec<_> = known.coupons.keys().map(CouponName::as_str).collect();
-        names.sort_unstable();
-        assert_eq!(names, ["a", "c", "d"]);
-    }
-
-    #[test]
-    fn what_cannot_be_remembered_is_not_tried_again_at_once() {
-        let (desk, _visitors, mut lessons) = Desk::new(1, 200);
-        desk.hear(&name("a"), Outcome::SoldOut);
-        assert_eq!(lessons.try_recv(), Ok(name("a")));
-        desk.pass_over(name("a"));
-        desk.hear(&name("a"), Outcome::SoldOut);
-        assert!(lessons.try_recv().is_err());
-        desk.hear(&name("b"), Outcome::SoldOut);
-        assert_eq!(lessons.try_recv(), Ok(name("b")));
+    fn only_a_sold_out_coupon_is_read_and_not_when_nothing_may_be_remembered() {
+        let (cache, mut receivers) = RefusalCache::new(1, 200);
+        cache.observe(&name("a"), Outcome::AlreadyClaimed);
+        assert!(receivers.refreshes.try_recv().is_err());
+        cache.observe(&name("a"), Outcome::SoldOut);
+        assert_eq!(receivers.refreshes.try_recv(), Ok(name("a")));
+        let (cache, mut receivers) = RefusalCache::new(1, 0);
+        cache.observe(&name("a"), Outcome::SoldOut);
+        assert!(receivers.refreshes.try_recv().is_err());
     }
 
     #[tokio::test]
@@ -401,12 +274,14 @@ mod tests {
         let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = server.local_addr().unwrap().port();
         let database = PgConnectOptions::new_without_pgpass().host("127.0.0.1").port(port);
-        let (desk, visitors, _lessons) = Desk::new(CLAIMS, 200);
-        desk.remember(name("a"), coupon(10, Instant::now()));
+        let (cache, receivers) = RefusalCache::new(CLAIMS, 200);
+        let version = CouponVersion { transaction: 1, last_position: 10 };
+        let coupon = SoldOut { version, read_at: Instant::now(), winners: (0..10).collect() };
+        cache.write().insert(name("a"), coupon);
         let (queued, mut claims) = mpsc::unbounded_channel();
         let stop = CancellationToken::new();
         let queue = move |waiter: Waiter| queued.send(waiter).unwrap();
-        let serving = tokio::spawn(desk.clone().serve(visitors, database, queue, stop.clone()));
+        let serving = tokio::spawn(cache.clone().serve(receivers.pending, database, queue, stop.clone()));
         let questions = Arc::new(AtomicUsize::new(0));
         let counted = questions.clone();
         // It takes the connection and closes it.
@@ -426,26 +301,14 @@ mod tests {
             };
             let permit = permits.clone().acquire_owned().await.unwrap();
             let (waiter, _answer) = Waiter::new(Arc::new(claim), started, permit);
-            assert!(desk.take(waiter).is_ok());
-            assert!(claims.recv().await.is_some(), "it takes the usual way");
+            assert!(cache.take(waiter).is_ok());
+            assert!(claims.recv().await.is_some(), "the claim goes through the queue");
         }
-        let paused = started.elapsed().as_secs_f64() / PAUSE.as_secs_f64();
+        let pauses = started.elapsed().as_secs_f64() / PAUSE_AFTER_FAILURE.as_secs_f64();
         let questions = questions.load(Ordering::Relaxed);
-        assert!((1..=1 + paused as usize).contains(&questions), "{questions} within {paused} pauses");
+        assert!((1..=1 + pauses as usize).contains(&questions), "{questions} within {pauses} pauses");
         stop.cancel();
         serving.await.unwrap();
         refusing.abort();
-    }
-
-    #[test]
-    fn what_was_learnt_a_while_ago_makes_room() {
-        let (desk, _visitors, _lessons) = Desk::new(1, 200);
-        let before = Instant::now() - KEPT_MIN;
-        desk.remember(name("a"), coupon(100, before));
-        assert!(desk.has_room_for(168));
-        desk.remember(name("b"), coupon(168, Instant::now()));
-        let known = desk.known.read().unwrap();
-        assert_eq!(known.coupons.keys().collect::<Vec<_>>(), [&name("b")]);
-        assert_eq!(known.weight, 200);
     }
 }

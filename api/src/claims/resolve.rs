@@ -1,4 +1,4 @@
-//! What became of claims whose answer did not come: Postgres knows.
+//! Looks up in Postgres what became of claims whose reply did not come.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,59 +6,68 @@ use std::time::{Duration, Instant};
 use common::backoff::Backoff;
 use common::partition::PartitionId;
 use sqlx::PgPool;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
-use crate::claims::inbox::{Answer, Pending, Waiter};
+use crate::claims::answer::{Answer, Unavailable};
+use crate::claims::batch::UnansweredBatch;
+use crate::claims::health::Health;
 use crate::claims::receipt::{self, Verdict};
-use crate::health::Health;
-use crate::http::problem::Unavailable;
+use crate::claims::waiter::Waiter;
 use crate::store;
 
 /// How long one look-up may take, and by how much the last one may exceed the deadline.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Looks up batches in tasks of its own, which are never cancelled: each ends at its deadline.
+/// Pauses between two look-ups of a batch.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Looks up batches, each in a task that is never cancelled: it ends at the batch's deadline.
 #[derive(Clone)]
 pub(crate) struct Resolver {
     pub(crate) pool: PgPool,
     pub(crate) health: Arc<Health>,
     pub(crate) partitions: u32,
+    /// The tasks, so that a stop can wait for them.
     pub(crate) tasks: TaskTracker,
-    /// Look-ups under way at the same time; the others wait, within their deadlines.
-    pub(crate) lookups: Arc<tokio::sync::Semaphore>,
+    /// Look-ups at the same time; the others wait, within their deadlines.
+    pub(crate) lookup_permits: Arc<Semaphore>,
 }
 
 /// A claim whose outcome is not known yet.
 struct Open {
     waiter: Waiter,
-    /// Whether Postgres, when last asked, could not even say that it is still queued.
+    /// Whether Postgres, when last asked, could not even say that the claim is still queued.
     unproven: bool,
 }
 
 impl Resolver {
-    /// Starts to look a batch up.
-    pub(crate) fn resolve(&self, pending: Pending) {
-        let resolver = self.clone();
-        self.tasks.spawn(async move { resolver.run(pending).await });
+    /// Looks up each batch that arrives, until nobody can send any more.
+    pub(crate) async fn run(self, mut batches: mpsc::Receiver<UnansweredBatch>) {
+        while let Some(batch) = batches.recv().await {
+            let resolver = self.clone();
+            self.tasks.spawn(async move { resolver.resolve(batch).await });
+        }
     }
 
-    /// Asks Postgres at once, and again until the deadline: the claims may be applied meanwhile,
-    /// though their reply cannot come any more.
-    async fn run(&self, mut pending: Pending) {
-        let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_millis(500));
+    /// Asks Postgres at once, and again until the deadline: the claims may be applied meanwhile, though their reply
+    /// cannot come any more.
+    async fn resolve(&self, mut batch: UnansweredBatch) {
+        let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
         let mut open: Vec<Open> =
-            pending.waiters.drain(..).map(|waiter| Open { waiter, unproven: false }).collect();
+            batch.waiters.drain(..).map(|waiter| Open { waiter, unproven: false }).collect();
         loop {
             if self.health.postgres() {
-                self.look_up(&pending, &mut open).await;
+                self.look_up(&batch, &mut open).await;
             }
-            let left = pending.deadline.saturating_duration_since(Instant::now());
+            let left = batch.deadline.saturating_duration_since(Instant::now());
             if open.is_empty() || left.is_zero() {
                 break;
             }
             tokio::time::sleep(backoff.delay().min(left)).await;
         }
-        let receipt = pending.receipt.filter(|receipt| receipt.generation != receipt::UNPROVEN);
+        let receipt = batch.receipt.filter(|receipt| receipt.generation != receipt::UNPROVEN);
         for Open { waiter, unproven } in open {
             waiter.answer(match receipt {
                 Some(receipt) if !unproven => Answer::Pending(receipt),
@@ -68,13 +77,13 @@ impl Resolver {
     }
 
     /// Answers the claims of which Postgres proves what became of them.
-    async fn look_up(&self, pending: &Pending, open: &mut Vec<Open>) {
+    async fn look_up(&self, batch: &UnansweredBatch, open: &mut Vec<Open>) {
         let Some(first) = open.first() else { return };
         let partition = PartitionId::of(&first.waiter.claim.coupon_name, self.partitions);
         let claims = open.iter().map(|open| &open.waiter.claim);
         let pairs: Vec<_> = claims.map(|claim| (&claim.coupon_name, &claim.user_id)).collect();
-        let until = pending.deadline.max(Instant::now()) + LOOKUP_TIMEOUT;
-        let permit = tokio::time::timeout_at(until.into(), self.lookups.acquire()).await;
+        let until = batch.deadline.max(Instant::now()) + LOOKUP_TIMEOUT;
+        let permit = tokio::time::timeout_at(until.into(), self.lookup_permits.acquire()).await;
         let Ok(Ok(_permit)) = permit else { return };
         let limit = LOOKUP_TIMEOUT.min(until.saturating_duration_since(Instant::now()));
         let question = store::ask(&self.pool, limit, async |connection| {
@@ -88,18 +97,11 @@ impl Resolver {
             }
         };
         for (Open { waiter, .. }, state) in std::mem::take(open).into_iter().zip(states) {
-            match receipt::judge(waiter.claim.claim_id, pending.receipt, &state) {
+            match receipt::judge(waiter.claim.claim_id, batch.receipt, &state) {
                 Verdict::Known(outcome) => waiter.answer(Answer::Outcome(outcome)),
                 Verdict::Queued => open.push(Open { waiter, unproven: false }),
                 Verdict::Unproven => open.push(Open { waiter, unproven: true }),
             }
         }
-    }
-}
-
-/// Answers all with the same.
-pub(crate) fn answer_all(waiters: impl IntoIterator<Item = Waiter>, answer: Answer) {
-    for waiter in waiters {
-        waiter.answer(answer);
     }
 }

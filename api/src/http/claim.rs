@@ -14,9 +14,9 @@ use uuid::Uuid;
 
 use super::body::{self, Type, invalid};
 use super::router::{Shared, State, ask};
-use crate::claims::inbox::Answer;
+use crate::claims::answer::{Answer, Unavailable};
 use crate::claims::receipt::{ClaimReceipt, Verdict, judge};
-use crate::http::problem::{Problem, Unavailable};
+use crate::http::problem::Problem;
 use crate::http::reply::Reply;
 use crate::store;
 

@@ -9,6 +9,7 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::Serialize;
 
+use crate::claims::answer::Unavailable;
 use crate::http::reply::Reply;
 
 /// Everything that is not a success.
@@ -55,32 +56,6 @@ pub enum Problem {
     Internal,
 }
 
-/// Why a request could not be completed now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unavailable {
-    /// More than `IN_FLIGHT_CLAIMS_MAX` claims, or `CONNECTIONS_MAX` connections.
-    #[error("Too many requests are under way. This one was not accepted; try again.")]
-    Overloaded,
-    /// The claim stream has reached `STREAM_BYTES_MAX`.
-    #[error("The queue is full. The claim was not accepted; try again.")]
-    QueueFull,
-    /// NATS is away, or does not take claims.
-    #[error("The queue is not available. The claim was not accepted; try again.")]
-    QueueUnavailable,
-    /// Postgres is away.
-    #[error("The database is not available. Try again.")]
-    DatabaseUnavailable,
-    /// The claim may or may not have been accepted.
-    #[error(
-        "It is not known whether the claim was accepted. Repeat it with the same Idempotency-Key: \
-         that never takes a second coupon."
-    )]
-    OutcomeUnknown,
-    /// The process is stopping.
-    #[error("The server is stopping. The request was not accepted; try again.")]
-    Stopping,
-}
-
 impl Problem {
     /// The status and the stable code of each problem.
     pub fn status_and_code(&self) -> (StatusCode, &'static str) {
@@ -116,19 +91,6 @@ impl Problem {
             Self::UnsupportedMediaType => "Unsupported media type",
             Self::Unavailable(_) => "Try again",
             Self::Internal => "Internal error",
-        }
-    }
-}
-
-impl Unavailable {
-    fn code(self) -> &'static str {
-        match self {
-            Self::Overloaded => "overloaded",
-            Self::QueueFull => "queue_full",
-            Self::QueueUnavailable => "queue_unavailable",
-            Self::DatabaseUnavailable => "database_unavailable",
-            Self::OutcomeUnknown => "outcome_unknown",
-            Self::Stopping => "stopping",
         }
     }
 }

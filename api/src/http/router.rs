@@ -13,10 +13,11 @@ use sqlx::postgres::{PgConnection, PgPool};
 use tower::ServiceExt;
 
 use super::{claim, coupon, ready};
+use crate::claims::answer::Unavailable;
 use crate::claims::dispatcher::Dispatcher;
+use crate::claims::health::Health;
 use crate::config::Limits;
-use crate::health::Health;
-use crate::http::problem::{Problem, Unavailable};
+use crate::http::problem::Problem;
 use crate::http::reply::Reply;
 use crate::store;
 

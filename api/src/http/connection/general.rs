@@ -20,7 +20,8 @@ use uuid::Uuid;
 
 use super::received::Received;
 use super::{Connection, REQUEST_ID, Stream, guarded, request_id};
-use crate::http::problem::{Problem, Unavailable};
+use crate::claims::answer::Unavailable;
+use crate::http::problem::Problem;
 use crate::http::router::{self, Routes};
 
 /// Bytes of a request's head: whoever has sent so many without an end is refused, twice as many at the latest.
