@@ -32,7 +32,7 @@ use claims::refusals::Desk;
 use claims::resolve::Resolver;
 pub use config::Config;
 use health::Health;
-use http::{router, server};
+use http::server;
 use streams::Streams;
 
 /// How long the connections to Postgres may take to close.
@@ -125,14 +125,7 @@ impl Api {
         let queue_up = move |waiter| ways.send(waiter);
         tasks.spawn(desk.clone().serve(visitors, database, queue_up, background.clone()));
         tasks.spawn(desk.learn(lessons, pool.clone(), background.clone()));
-        let state = router::State {
-            pool: pool.clone(),
-            partitions,
-            dispatcher,
-            health: health.clone(),
-            limits: config.limits.clone(),
-        };
-        let routes = router::Routes::new(state);
+        let state = http::State { pool: pool.clone(), partitions, dispatcher, health: health.clone() };
 
         // The first claims need not be refused. (The listener queues connections meanwhile.)
         let ready = async { tokio::join!(health.ready(), streams_ready.cancelled(), health.cursors_known()) };
@@ -142,7 +135,7 @@ impl Api {
         }
         tracing::info!(address = %listener.local_addr()?, partitions, "listening");
         let result = tokio::select! {
-            () = server::serve(listener, routes, &config.limits, stop) => Ok(()),
+            () = server::serve(listener, state, &config.limits, stop) => Ok(()),
             ended = tasks.join_next() => Err(anyhow::anyhow!("a task of the API has died: {ended:?}")),
             ended = lanes.join_next() => Err(anyhow::anyhow!("a partition's lane has died: {ended:?}")),
         };

@@ -9,7 +9,7 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::Serialize;
 
-use crate::http::reply::Reply;
+use super::reply::HttpReply;
 
 /// Everything that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -142,7 +142,7 @@ struct Details<'a> {
     code: &'a str,
 }
 
-impl From<Problem> for Reply {
+impl From<Problem> for HttpReply {
     fn from(problem: Problem) -> Self {
         let (status, code) = problem.status_and_code();
         let details = Details {
@@ -156,11 +156,6 @@ impl From<Problem> for Reply {
         Self {
             content_type: "application/problem+json",
             retry: status == StatusCode::SERVICE_UNAVAILABLE,
-            // The rest of the body is not read, so that no other request can follow.
-            close: matches!(
-                problem,
-                Problem::BodyTooLarge | Problem::BodyTimeout | Problem::UnsupportedMediaType
-            ),
             ..Self::json(status, body)
         }
     }
@@ -168,7 +163,7 @@ impl From<Problem> for Reply {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
-        Reply::from(self).into_response()
+        HttpReply::from(self).into_response()
     }
 }
 
