@@ -46,6 +46,9 @@ pub const LISTEN_BACKLOG_DEFAULT: u32 = 4_096;
 /// Default of `BODY_BYTES_MAX`.
 pub const BODY_BYTES_MAX_DEFAULT: usize = 64 << 10;
 
+/// Default of `BODIES_BYTES_MAX`.
+pub const BODIES_BYTES_MAX_DEFAULT: usize = 64 << 20;
+
 /// Default of `HEADER_TIMEOUT_MS`.
 pub const HEADER_TIMEOUT_MS_DEFAULT: u64 = 30_000;
 
@@ -101,6 +104,9 @@ pub struct Limits {
     pub listen_backlog: u32,
     /// `BODY_BYTES_MAX`: bytes of a request's body; more get 413.
     pub body_bytes_max: usize,
+    /// `BODIES_BYTES_MAX`: bytes of all bodies under way together; a body for which nothing is left gets 503.
+    /// Small bodies, and those that come at once, do not count.
+    pub bodies_bytes_max: usize,
     /// `HEADER_TIMEOUT_MS`: how long a connection may take to send a request's head, idling included.
     pub header_timeout: Duration,
     /// `BODY_TIMEOUT_MS`: how long a request's body may take.
@@ -137,6 +143,7 @@ impl Limits {
     /// # Errors
     /// When a variable cannot be used; the error names it.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
+        let body_bytes_max = env.number("BODY_BYTES_MAX", BODY_BYTES_MAX_DEFAULT, 8_192..=16_777_216)?;
         Ok(Self {
             claim_timeout: env.millis("CLAIM_TIMEOUT_MS", CLAIM_TIMEOUT_MS_DEFAULT, 50..=60_000)?,
             in_flight_claims_max: env.number(
@@ -155,7 +162,12 @@ impl Limits {
             db_pool_max: env.number("DB_POOL_MAX", DB_POOL_MAX_DEFAULT, 1..=1_000)?,
             connections_max: env.number("CONNECTIONS_MAX", CONNECTIONS_MAX_DEFAULT, 1..=1_000_000)?,
             listen_backlog: env.number("LISTEN_BACKLOG", LISTEN_BACKLOG_DEFAULT, 1..=65_535)?,
-            body_bytes_max: env.number("BODY_BYTES_MAX", BODY_BYTES_MAX_DEFAULT, 8_192..=16_777_216)?,
+            body_bytes_max,
+            bodies_bytes_max: env.number(
+                "BODIES_BYTES_MAX",
+                BODIES_BYTES_MAX_DEFAULT,
+                body_bytes_max..=17_179_869_184,
+            )?,
             header_timeout: env.millis("HEADER_TIMEOUT_MS", HEADER_TIMEOUT_MS_DEFAULT, 100..=600_000)?,
             body_timeout: env.millis("BODY_TIMEOUT_MS", BODY_TIMEOUT_MS_DEFAULT, 100..=600_000)?,
             write_timeout: env.millis("WRITE_TIMEOUT_MS", WRITE_TIMEOUT_MS_DEFAULT, 100..=600_000)?,

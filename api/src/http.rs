@@ -1,12 +1,23 @@
-//! What clients speak: HTTP, from the connection to the answer.
+//! What clients speak: HTTP, from the connection to the answer. In reading order.
 
-mod alarm;
-mod body;
-mod claim;
-mod connection;
-mod coupon;
-pub mod problem;
-mod ready;
-pub mod reply;
-pub mod router;
 pub mod server;
+
+mod connection;
+mod request_io;
+mod timer;
+
+mod body;
+mod stack;
+
+mod router;
+mod state;
+
+mod claim;
+mod coupon;
+mod health;
+
+mod json;
+pub mod problem;
+mod reply;
+
+pub use state::State;

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use claims::pipeline::{self, Connections};
 pub use config::Config;
-use http::{router, server};
+use http::server;
 use streams::Streams;
 
 /// How long the connections to Postgres may take to close.
@@ -94,14 +94,7 @@ impl Api {
         let connections = Connections { pool: pool.clone(), database, queue, missing_stream };
         let (dispatcher, health, mut pipeline) =
             pipeline::start(&limits, partitions, connections, stop.clone(), background).await?;
-        let state = router::State {
-            pool: pool.clone(),
-            partitions,
-            dispatcher,
-            health: health.clone(),
-            limits: limits.clone(),
-        };
-        let routes = router::Routes::new(state);
+        let state = http::State { pool: pool.clone(), partitions, dispatcher, health: health.clone() };
 
         // The first claims need not be refused. (The listener queues connections meanwhile.)
         let ready = async { tokio::join!(health.ready(), streams_ready.cancelled()) };
@@ -111,7 +104,7 @@ impl Api {
         }
         tracing::info!(address = %listener.local_addr()?, partitions, "listening");
         let result = tokio::select! {
-            () = server::serve(listener, routes, &limits, stop) => Ok(()),
+            () = server::serve(listener, state, &limits, stop) => Ok(()),
             ended = pipeline.ended() => Err(ended),
         };
         if !pipeline.finish(limits.claim_timeout).await {

@@ -116,7 +116,7 @@ fn a_claim_is_answered_alike_however_it_is_sent() {
         for reply in [&first, &refused] {
             assert_eq!(header_names(reply), names);
         }
-        // Each form behind each other, on a connection of their own: some are hyper's for good.
+        // Each form behind each other, on a connection of their own.
         for (first_form, second_form) in
             KEPT_OPEN.into_iter().flat_map(|first| KEPT_OPEN.into_iter().map(move |second| (first, second)))
         {

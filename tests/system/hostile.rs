@@ -61,6 +61,45 @@ fn what_is_not_http_is_refused_and_harms_nobody() {
 }
 
 #[test]
+fn a_request_names_its_host_once() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        client.create("PROMO", 10).await;
+        let body = r#"{"user_id":"ann","coupon_name":"PROMO"}"#;
+        let claim = |version: &str, hosts: &str| {
+            format!(
+                "POST /api/coupons/claim HTTP/{version}\r\n{hosts}content-type: application/json\r\n\
+                 content-length: {}\r\n\r\n{body}",
+                body.len()
+            )
+        };
+        for (version, hosts) in [
+            ("1.1", ""),
+            ("1.1", "host: x\r\nhost: x\r\n"),
+            ("1.1", "Host: x\r\nx-other: y\r\nHOST: y\r\n"),
+            ("1.0", "host: x\r\nhost: y\r\n"),
+        ] {
+            let mut raw = Raw::connect(client.address).await;
+            raw.send(claim(version, hosts)).await;
+            let reply = raw.reply().await.unwrap();
+            assert_eq!(reply.status, 400, "{version} {hosts}: {reply:?}");
+            assert!(reply.body.contains(r#""code":"invalid_request""#), "{reply:?}");
+            assert!(reply.body.contains("Host"), "{reply:?}");
+            assert!(reply.head.contains("\r\nx-request-id: "), "{reply:?}");
+        }
+        assert_eq!(client.view("PROMO").await["remaining_amount"], 10);
+        // HTTP/1.0 needs none, and an empty one is one.
+        for (version, hosts, status) in [("1.0", "", 200), ("1.1", "host:\r\n", 409)] {
+            let mut raw = Raw::connect(client.address).await;
+            raw.send(claim(version, hosts)).await;
+            assert_eq!(raw.reply().await.unwrap().status, status, "{version} {hosts}");
+        }
+        system.stop().await;
+    });
+}
+
+#[test]
 fn huge_heads_are_refused() {
     run(async {
         let system = System::start().await;

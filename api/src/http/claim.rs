@@ -3,25 +3,26 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, Request};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderMap, StatusCode};
 use common::ids::{ClaimId, CouponName, IdempotencyKey, UserId};
 use common::message::{Claim, Outcome};
 use common::partition::PartitionId;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::body::{self, Type, invalid};
-use super::router::{Shared, State, ask};
+use super::json::{self, Type, invalid};
+use super::problem::Problem;
+use super::reply::HttpReply;
+use super::state::Shared;
 use crate::claims::answer::{Answer, Unavailable};
 use crate::claims::receipt::{ClaimReceipt, Verdict, judge};
-use crate::http::problem::Problem;
-use crate::http::reply::Reply;
 use crate::store;
 
 /// Names a claim, so that the request can be repeated.
-pub(crate) const IDEMPOTENCY_KEY: &str = "idempotency-key";
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 #[derive(Deserialize)]
 struct ClaimBody<'a> {
@@ -45,16 +46,13 @@ struct ClaimView<'a> {
 /// Room for a [`ClaimView`] beside its names, if none of their characters needs an escape.
 const VIEW_BYTES: usize = 140;
 
-/// `POST /api/coupons/claim`, for requests that come through the router.
-pub(super) async fn claim(state: Shared, request: Request) -> Result<Reply, Problem> {
-    let (parts, body) = request.into_parts();
-    let body = body::read(&parts.headers, body, &state.limits).await?;
-    answer(&state, parts.headers.get(IDEMPOTENCY_KEY).map(HeaderValue::as_bytes), &body).await
-}
-
-/// Takes a claim, the body of a request and its `Idempotency-Key`, and answers it.
-pub(super) async fn answer(state: &State, key: Option<&[u8]>, body: &[u8]) -> Result<Reply, Problem> {
-    let claim = Arc::new(parse(body, key.map(idempotency_key).transpose()?)?);
+/// `POST /api/coupons/claim`
+pub(super) async fn claim(state: Shared, headers: HeaderMap, body: Bytes) -> Result<HttpReply, Problem> {
+    json::check(&headers)?;
+    let key = headers.get(IDEMPOTENCY_KEY).map(|key| idempotency_key(key.as_bytes())).transpose()?;
+    let claim = Arc::new(parse(&body, key)?);
+    // Waits for as long as the claim does, but need not be kept.
+    drop(body);
     match state.dispatcher.claim(&claim).await {
         Answer::Outcome(outcome) => decided(&claim, outcome),
         Answer::Pending(receipt) => Ok(pending(&claim, &ClaimReceipt::new(claim.claim_id, receipt))),
@@ -69,7 +67,7 @@ fn idempotency_key(header: &[u8]) -> Result<IdempotencyKey<'_>, Problem> {
 
 fn parse(body: &[u8], key: Option<IdempotencyKey<'_>>) -> Result<Claim, Problem> {
     let fields = [("user_id", Type::Text), ("coupon_name", Type::Text)];
-    let body: ClaimBody<'_> = body::parse(body, &fields)?;
+    let body: ClaimBody<'_> = json::parse(body, &fields)?;
     let user_id = UserId::new(&body.user_id).map_err(|rule| invalid("user_id", rule))?;
     let coupon_name = CouponName::new(&body.coupon_name).map_err(|rule| invalid("coupon_name", rule))?;
     let claim_id = match key {
@@ -79,7 +77,7 @@ fn parse(body: &[u8], key: Option<IdempotencyKey<'_>>) -> Result<Claim, Problem>
     Ok(Claim { claim_id, user_id, coupon_name })
 }
 
-fn decided(claim: &Claim, outcome: Outcome) -> Result<Reply, Problem> {
+fn decided(claim: &Claim, outcome: Outcome) -> Result<HttpReply, Problem> {
     match outcome {
         Outcome::Claimed { position } => Ok(claimed(claim, position)),
         Outcome::AlreadyClaimed => Err(Problem::AlreadyClaimed),
@@ -88,14 +86,14 @@ fn decided(claim: &Claim, outcome: Outcome) -> Result<Reply, Problem> {
     }
 }
 
-fn claimed(claim: &Claim, position: i64) -> Reply {
-    Reply::json(StatusCode::OK, view_of(claim, "claimed", Some(position)))
+fn claimed(claim: &Claim, position: i64) -> HttpReply {
+    HttpReply::json(StatusCode::OK, view_of(claim, "claimed", Some(position)))
 }
 
-fn pending(claim: &Claim, receipt: &ClaimReceipt) -> Reply {
+fn pending(claim: &Claim, receipt: &ClaimReceipt) -> HttpReply {
     let location = receipt.location(&claim.coupon_name, &claim.user_id);
     let body = view_of(claim, "pending", None);
-    Reply { location: Some(location), retry: true, ..Reply::json(StatusCode::ACCEPTED, body) }
+    HttpReply { location: Some(location), retry: true, ..HttpReply::json(StatusCode::ACCEPTED, body) }
 }
 
 fn view_of(claim: &Claim, status: &str, position: Option<i64>) -> Vec<u8> {
@@ -112,7 +110,7 @@ pub(super) async fn view(
     state: Shared,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
-) -> Result<Reply, Problem> {
+) -> Result<HttpReply, Problem> {
     let Path((name, user_id)) = path.map_err(|_| Problem::InvalidRequest("the path is not UTF-8".into()))?;
     let coupon_name = CouponName::new(&name).map_err(|rule| invalid("name", rule))?;
     let user_id = UserId::new(&user_id).map_err(|rule| invalid("user_id", rule))?;
@@ -123,7 +121,7 @@ pub(super) async fn view(
     }
     let pair = [(&coupon_name, &user_id)];
     let states =
-        ask(&state, async |connection| store::claim_states(connection, partition, &pair).await).await?;
+        state.ask(async |connection| store::claim_states(connection, partition, &pair).await).await?;
     let found = *states.first().ok_or(Problem::Internal)?;
     let Some(receipt) = receipt else {
         return match (found.claim, found.remaining_amount) {

@@ -3,18 +3,18 @@
 use std::borrow::Cow;
 
 use axum::body::{Body, Bytes};
+use axum::extract::Path;
 use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, Request};
 use axum::http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
-use axum::http::{Response, StatusCode};
+use axum::http::{HeaderMap, Response, StatusCode};
 use common::ids::CouponName;
 use futures::{StreamExt, stream};
 use serde::Deserialize;
 
-use super::body::{self, Type, invalid};
-use super::router::{Shared, ask};
+use super::json::{self, Type, invalid};
+use super::problem::Problem;
+use super::state::Shared;
 use crate::claims::receipt::coupon_path;
-use crate::http::problem::Problem;
 use crate::store::{self, PAGE_WINNERS_MAX};
 
 /// Bytes of a page of winners, unless it is one winner alone: about what a client that does not read on makes
@@ -31,17 +31,21 @@ struct CouponBody<'a> {
     amount: i64,
 }
 
-pub(super) async fn create(state: Shared, request: Request) -> Result<Response<Body>, Problem> {
-    let (parts, body) = request.into_parts();
-    let body = body::read(&parts.headers, body, &state.limits).await?;
+/// `POST /api/coupons`
+pub(super) async fn create(
+    state: Shared,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Result<Response<Body>, Problem> {
+    json::check(&headers)?;
     let fields = [("name", Type::Text), ("amount", Type::Integer)];
-    let body: CouponBody<'_> = body::parse(&body, &fields)?;
+    let body: CouponBody<'_> = json::parse(&body, &fields)?;
     let name = CouponName::new(&body.name).map_err(|rule| invalid("name", rule))?;
     let amount = i32::try_from(body.amount)
         .ok()
         .filter(|amount| *amount >= 1)
         .ok_or_else(|| invalid("amount", format_args!("must be from 1 to {}", i32::MAX)))?;
-    if !ask(&state, async |connection| store::create_coupon(connection, &name, amount).await).await? {
+    if !state.ask(async |connection| store::create_coupon(connection, &name, amount).await).await? {
         return Err(Problem::CouponExists);
     }
     let mut response = Response::new(Body::empty());
@@ -52,6 +56,7 @@ pub(super) async fn create(state: Shared, request: Request) -> Result<Response<B
     Ok(response)
 }
 
+/// `GET /api/coupons/{name}`
 pub(super) async fn view(
     state: Shared,
     path: Result<Path<String>, PathRejection>,
@@ -67,7 +72,8 @@ pub(super) async fn view_one_called_claim(state: Shared) -> Result<Response<Body
 
 async fn view_named(state: &Shared, name: &str) -> Result<Response<Body>, Problem> {
     let name = CouponName::new(name).map_err(|rule| invalid("name", rule))?;
-    let coupon = ask(state, async |connection| store::coupon(connection, &name).await)
+    let coupon = state
+        .ask(async |connection| store::coupon(connection, &name).await)
         .await?
         .ok_or(Problem::CouponNotFound)?;
     let mut head = br#"{"name":"#.to_vec();
@@ -120,7 +126,7 @@ impl Winners {
         let page = loop {
             let Self { state, name, after, up_to, count } = &self;
             let page =
-                ask(state, async |connection| store::winners(connection, name, *after, *up_to, *count).await);
+                state.ask(async |connection| store::winners(connection, name, *after, *up_to, *count).await);
             let page = page.await?;
             let fitting = append_fitting(&mut bytes, &page.user_ids, *after == 0);
             if fitting == page.user_ids.len() {

@@ -9,8 +9,8 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use serde::Serialize;
 
+use super::reply::HttpReply;
 use crate::claims::answer::Unavailable;
-use crate::http::reply::Reply;
 
 /// Everything that is not a success.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -104,7 +104,7 @@ struct Details<'a> {
     code: &'a str,
 }
 
-impl From<Problem> for Reply {
+impl From<Problem> for HttpReply {
     fn from(problem: Problem) -> Self {
         let (status, code) = problem.status_and_code();
         let details = Details {
@@ -118,11 +118,6 @@ impl From<Problem> for Reply {
         Self {
             content_type: "application/problem+json",
             retry: status == StatusCode::SERVICE_UNAVAILABLE,
-            // The rest of the body is not read, so that no other request can follow.
-            close: matches!(
-                problem,
-                Problem::BodyTooLarge | Problem::BodyTimeout | Problem::UnsupportedMediaType
-            ),
             ..Self::json(status, body)
         }
     }
@@ -130,7 +125,7 @@ impl From<Problem> for Reply {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response<Body> {
-        Reply::from(self).into_response()
+        HttpReply::from(self).into_response()
     }
 }
 

@@ -1,6 +1,4 @@
-//! An answer with a body that is known, before it is said how it is sent.
-
-use std::io::Write as _;
+//! An answer with a body that is known.
 
 use axum::body::Body;
 use axum::http::header::{CONNECTION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER};
@@ -8,59 +6,33 @@ use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 
 /// Seconds after which a client should try again.
-pub const RETRY_AFTER_S: u32 = 1;
-
-/// About how long the head of an answer is, to make room for it.
-const HEAD_BYTES: usize = 256;
+const RETRY_AFTER_S: u32 = 1;
 
 /// An answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reply {
+pub(super) struct HttpReply {
     /// What came of the request.
-    pub status: StatusCode,
+    pub(super) status: StatusCode,
     /// What the body is.
-    pub content_type: &'static str,
+    pub(super) content_type: &'static str,
     /// All of it.
-    pub body: Vec<u8>,
+    pub(super) body: Vec<u8>,
     /// Where to ask again.
-    pub location: Option<String>,
+    pub(super) location: Option<String>,
     /// Whether to ask again, after [`RETRY_AFTER_S`].
-    pub retry: bool,
+    pub(super) retry: bool,
     /// No other request can follow on this connection.
-    pub close: bool,
+    pub(super) close: bool,
 }
 
-impl Reply {
+impl HttpReply {
     /// An answer in JSON.
-    pub fn json(status: StatusCode, body: Vec<u8>) -> Self {
+    pub(super) fn json(status: StatusCode, body: Vec<u8>) -> Self {
         Self { status, content_type: "application/json", body, location: None, retry: false, close: false }
     }
-
-    /// Appends the answer to `out` as HTTP/1.1 sends it. `request_id` and `date` must be fit for a header.
-    pub(crate) fn write(&self, out: &mut Vec<u8>, request_id: &str, date: &str) {
-        out.reserve(HEAD_BYTES + self.body.len());
-        let status = self.status.as_u16();
-        let reason = self.status.canonical_reason().unwrap_or_default();
-        let written = (|| {
-            let (content_type, length) = (self.content_type, self.body.len());
-            write!(out, "HTTP/1.1 {status} {reason}\r\ncontent-type: {content_type}\r\n")?;
-            if let Some(location) = &self.location {
-                write!(out, "location: {location}\r\n")?;
-            }
-            if self.retry {
-                write!(out, "retry-after: {RETRY_AFTER_S}\r\n")?;
-            }
-            if self.close {
-                out.extend_from_slice(b"connection: close\r\n");
-            }
-            write!(out, "x-request-id: {request_id}\r\ncontent-length: {length}\r\ndate: {date}\r\n\r\n")
-        })();
-        written.expect("memory takes what is written");
-        out.extend_from_slice(&self.body);
-    }
 }
 
-impl IntoResponse for Reply {
+impl IntoResponse for HttpReply {
     fn into_response(self) -> Response<Body> {
         let mut response = Response::new(Body::from(self.body));
         *response.status_mut() = self.status;

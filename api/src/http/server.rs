@@ -13,9 +13,12 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::body::Bodies;
+use super::connection::{self, Terms};
+use super::router;
+use super::stack::{refusals, stack};
+use super::state::State;
 use crate::config::Limits;
-use crate::http::connection::{Connection, Times};
-use crate::http::router::Routes;
 
 /// Connections beyond `CONNECTIONS_MAX` that are told so at the same time; the others are closed.
 const REFUSALS_MAX: usize = 256;
@@ -52,14 +55,19 @@ pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     socket.listen(backlog)
 }
 
-/// Serves `routes` until `stop`, then lets the requests in flight finish within
-/// `SHUTDOWN_TIMEOUT_MS`.
-pub async fn serve(listener: TcpListener, routes: Routes, limits: &Limits, stop: CancellationToken) {
-    let connections = Arc::new(Semaphore::new(limits.connections_max));
-    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
-    let times =
-        Times { header: limits.header_timeout, body: limits.body_timeout, write: limits.write_timeout };
-    let refusal = Times { header: REFUSAL_TIMEOUT, body: REFUSAL_TIMEOUT, write: REFUSAL_TIMEOUT };
+/// Serves until `stop`, then lets the requests in flight finish within `SHUTDOWN_TIMEOUT_MS`.
+pub async fn serve(listener: TcpListener, state: State, limits: &Limits, stop: CancellationToken) {
+    let stack = stack(router::handlers(state), Arc::new(Bodies::new(limits)));
+    let terms = Terms {
+        header_timeout: limits.header_timeout,
+        write_timeout: limits.write_timeout,
+        keep_alive: true,
+    };
+    let refusals = refusals();
+    let refusal_terms =
+        Terms { header_timeout: REFUSAL_TIMEOUT, write_timeout: REFUSAL_TIMEOUT, keep_alive: false };
+    let places = Arc::new(Semaphore::new(limits.connections_max));
+    let refusal_places = Arc::new(Semaphore::new(REFUSALS_MAX));
     let tasks = TaskTracker::new();
     let mut backoff = Backoff::for_server();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
@@ -73,17 +81,20 @@ pub async fn serve(listener: TcpListener, routes: Routes, limits: &Limits, stop:
             }
         };
         backoff.reset();
-        let (permit, connection) = if let Ok(permit) = connections.clone().try_acquire_owned() {
-            (permit, Connection::new(stream, Some(routes.clone()), times, &stop))
-        } else if let Ok(permit) = refusals.clone().try_acquire_owned() {
-            (permit, Connection::new(stream, None, refusal, &stop))
-        } else {
-            continue;
-        };
-        tasks.spawn(async move {
-            connection.serve().await;
-            drop(permit);
-        });
+        let stop = stop.clone();
+        if let Ok(place) = places.clone().try_acquire_owned() {
+            let stack = stack.clone();
+            tasks.spawn(async move {
+                connection::serve(stream, stack, terms, &stop).await;
+                drop(place);
+            });
+        } else if let Ok(place) = refusal_places.clone().try_acquire_owned() {
+            let refusals = refusals.clone();
+            tasks.spawn(async move {
+                connection::serve(stream, refusals, refusal_terms, &stop).await;
+                drop(place);
+            });
+        }
     }
     drop(listener);
     tasks.close();

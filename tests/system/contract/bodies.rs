@@ -214,11 +214,32 @@ fn bodies_are_json_and_say_so() {
                 let request = client.request(Method::POST, path).header("content-type", content_type);
                 send(request.body(body.clone())).await.assert_problem(415, "unsupported_media_type");
             }
-            let none = send(client.request(Method::POST, path).body(body)).await;
+            let none = send(client.request(Method::POST, path).body(body.clone())).await;
             none.assert_problem(415, "unsupported_media_type");
+            let json = |name: &str, value: &str| {
+                let request = client.request(Method::POST, path).header(name, value).body(body.clone());
+                if name == "content-type" {
+                    request
+                } else {
+                    request.header("content-type", "application/json")
+                }
+            };
+            // Other characters than those of UTF-8, or compressed ones.
+            for (name, value) in [
+                ("content-type", "application/json; charset=iso-8859-1"),
+                ("content-type", "application/problem+json;charset=\"utf-16\""),
+                ("content-encoding", "gzip"),
+                ("content-encoding", "br"),
+                ("content-encoding", "identity, gzip"),
+            ] {
+                send(json(name, value)).await.assert_problem(415, "unsupported_media_type");
+            }
+            let plain = send(json("content-encoding", "identity")).await;
+            assert!([200, 201].contains(&plain.status), "{plain:?}");
         }
-        client.get("/api/coupons/bad").await.assert_problem(404, "coupon_not_found");
-        assert_eq!(client.view("good 0").await["remaining_amount"], 1);
+        // The last one of each was taken.
+        assert_eq!(client.view("bad").await["remaining_amount"], 1);
+        assert_eq!(client.view("good 0").await["claimed_by"], json!(["u"]));
         system.stop().await;
     });
 }

@@ -1,20 +1,21 @@
 //! Whether the process lives, and whether it can take claims.
 
-use axum::body::Body;
-use axum::http::{Response, StatusCode};
-use axum::response::IntoResponse;
+use axum::http::StatusCode;
 use serde_json::json;
 
-use super::router::Shared;
-use crate::http::reply::Reply;
+use super::reply::HttpReply;
+use super::state::Shared;
+
+/// Where one asks whether the process lives; also answered to those for whom there is no room.
+pub(super) const HEALTH_PATH: &str = "/health";
 
 /// `GET /health`: the process lives.
-pub(crate) async fn alive() -> Response<Body> {
-    Reply::json(StatusCode::OK, json!({ "status": "ok" }).to_string().into()).into_response()
+pub(super) async fn alive() -> HttpReply {
+    HttpReply::json(StatusCode::OK, json!({ "status": "ok" }).to_string().into())
 }
 
 /// `GET /health/ready`: whether Postgres and NATS answer.
-pub(super) async fn ready(state: Shared) -> Reply {
+pub(super) async fn ready(state: Shared) -> HttpReply {
     let word = |answers| if answers { "ok" } else { "unavailable" };
     let (postgres, nats) = (state.health.postgres(), state.health.nats());
     let (code, status) = match postgres && nats {
@@ -23,5 +24,5 @@ pub(super) async fn ready(state: Shared) -> Reply {
     };
     let body = json!({ "status": status, "postgres": word(postgres), "nats": word(nats) });
     let retry = code == StatusCode::SERVICE_UNAVAILABLE;
-    Reply { retry, ..Reply::json(code, body.to_string().into()) }
+    HttpReply { retry, ..HttpReply::json(code, body.to_string().into()) }
 }

@@ -1,10 +1,9 @@
-//! A timer for deadlines that are set for every request and hardly ever come.
+//! A timer for deadlines that are set for every request and hardly ever reached.
 //!
-//! The runtime's timers are kept in one wheel, behind a lock that all threads take to set and to unset
-//! one. A connection has a deadline for each request's head; with ten thousands of requests a second,
-//! that was up to a thirtieth of the API's processor time. Here a connection keeps the one timer it
-//! has. When that goes off, which is once per deadline's length instead of once per request, it is set
-//! to what the deadline is by then.
+//! The runtime keeps its timers in one wheel behind a lock, which all threads take to set and to unset one. Hyper
+//! sets a deadline for each request's head; with ten thousands of requests a second that was up to a thirtieth of
+//! the API's processor time. Here a connection keeps one timer. When it goes off, which is once per deadline's
+//! length instead of once per request, it is set to what the deadline is by then.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,32 +14,22 @@ use hyper::rt::{Sleep, Timer};
 
 /// The timer of one connection, for one deadline at a time.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Alarm(Arc<Clock>);
+pub(super) struct ConnectionTimer(Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>);
 
-/// Made by the first deadline that has to be waited for.
-type Clock = Mutex<Option<Pin<Box<tokio::time::Sleep>>>>;
-
-impl Alarm {
-    /// Resolves at that time.
-    pub(crate) fn at(&self, deadline: Instant) -> Deadline {
-        Deadline { clock: self.0.clone(), at: deadline.into() }
-    }
-}
-
-impl Timer for Alarm {
+impl Timer for ConnectionTimer {
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
         self.sleep_until(Instant::now() + duration)
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        Box::pin(self.at(deadline))
+        Box::pin(Deadline { timer: self.clone(), at: deadline.into() })
     }
 }
 
 /// Resolves at its time. When dropped before, it leaves the timer set: at worst the connection's task
 /// is woken once for nothing.
-pub(crate) struct Deadline {
-    clock: Arc<Clock>,
+struct Deadline {
+    timer: ConnectionTimer,
     at: tokio::time::Instant,
 }
 
@@ -50,17 +39,17 @@ impl Future for Deadline {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
-        let mut clock = self.clock.lock().unwrap_or_else(PoisonError::into_inner);
-        let clock = clock.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.at)));
-        if clock.deadline() > self.at {
-            clock.as_mut().reset(self.at);
+        let mut sleep = self.timer.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sleep = sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.at)));
+        if sleep.deadline() > self.at {
+            sleep.as_mut().reset(self.at);
         }
         loop {
-            ready!(clock.as_mut().poll(context));
-            if clock.deadline() >= self.at {
+            ready!(sleep.as_mut().poll(context));
+            if sleep.deadline() >= self.at {
                 return Poll::Ready(());
             }
-            clock.as_mut().reset(self.at);
+            sleep.as_mut().reset(self.at);
         }
     }
 }
@@ -72,15 +61,15 @@ mod tests {
     use hyper::rt::Timer;
     use tokio::time::{Instant, timeout};
 
-    use super::Alarm;
+    use super::ConnectionTimer;
 
     const SHORT: Duration = Duration::from_millis(100);
     const LONG: Duration = Duration::from_secs(10);
 
     /// Waits until `after` from now, and tells how long that took.
-    async fn wait(alarm: &Alarm, after: Duration) -> Duration {
+    async fn wait(timer: &ConnectionTimer, after: Duration) -> Duration {
         let start = Instant::now();
-        alarm.sleep_until((start + after).into()).await;
+        timer.sleep_until((start + after).into()).await;
         start.elapsed()
     }
 
@@ -90,32 +79,32 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn deadlines_are_kept_one_after_the_other() {
-        let alarm = Alarm::default();
+        let timer = ConnectionTimer::default();
         for after in [SHORT, LONG, SHORT, Duration::ZERO] {
-            let elapsed = wait(&alarm, after).await;
+            let elapsed = wait(&timer, after).await;
             assert!(is_about(elapsed, after), "{elapsed:?} instead of {after:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_earlier_deadline_does_not_end_a_later_one_nor_hold_it_up() {
-        let alarm = Alarm::default();
+        let timer = ConnectionTimer::default();
         for (given_up, after) in [(SHORT, LONG), (LONG, SHORT), (LONG, LONG)] {
             // Waited for a moment only, so that its timer stays set.
-            let dropped = timeout(Duration::from_millis(10), wait(&alarm, given_up)).await;
+            let dropped = timeout(Duration::from_millis(10), wait(&timer, given_up)).await;
             assert!(dropped.is_err());
-            let elapsed = wait(&alarm, after).await;
+            let elapsed = wait(&timer, after).await;
             assert!(is_about(elapsed, after), "{elapsed:?} instead of {after:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_deadline_that_is_set_again_and_again_comes_once_it_is_not() {
-        let alarm = Alarm::default();
+        let timer = ConnectionTimer::default();
         for _ in 0..100 {
-            assert!(timeout(SHORT / 2, wait(&alarm, SHORT)).await.is_err());
+            assert!(timeout(SHORT / 2, wait(&timer, SHORT)).await.is_err());
         }
-        let elapsed = wait(&alarm, SHORT).await;
+        let elapsed = wait(&timer, SHORT).await;
         assert!(is_about(elapsed, SHORT), "{elapsed:?}");
     }
 }

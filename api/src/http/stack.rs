@@ -1,0 +1,156 @@
+//! What concerns every request, whatever it asks for: one stack of layers, each an async function around the next.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use axum::body::{Body, Bytes};
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use axum::response::IntoResponse;
+use futures::FutureExt as _;
+use hyper::body::Incoming;
+use tower::{Service, ServiceBuilder, service_fn};
+use tracing::Instrument as _;
+use uuid::Uuid;
+
+use super::body::Bodies;
+use super::health;
+use super::problem::Problem;
+use super::reply::HttpReply;
+use crate::claims::answer::Unavailable;
+
+/// Names a request in the logs; echoed in the response, made up if the client sends none.
+const REQUEST_ID: &str = "x-request-id";
+
+/// Longest request id that is taken over from a client.
+const REQUEST_ID_BYTES_MAX: usize = 128;
+
+/// A service that answers each request with bodies of type `B`, and is always ready.
+pub(super) trait Answers<B>:
+    Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<B, S> Answers<B> for S where
+    S: Service<Request<B>, Response = Response<Body>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+/// The way of a request to its `handlers`: the first layer sees it first, and its answer last.
+pub(super) fn stack(handlers: impl Answers<Bytes>, bodies: Arc<Bodies>) -> impl Answers<Incoming> {
+    ServiceBuilder::new()
+        .layer_fn(with_request_id)
+        .layer_fn(catching_panics)
+        .layer_fn(move |inner| with_body(inner, bodies.clone()))
+        .layer_fn(with_one_host)
+        .service(handlers)
+}
+
+/// Refuses requests of connections for which there is no room, without reading their bodies.
+pub(super) fn refusals() -> impl Answers<Incoming> {
+    let refuse = service_fn(|request: Request<Incoming>| async move {
+        // Whoever asks whether the process lives must not take a crowd for its death.
+        Ok(match request.uri().path() {
+            health::HEALTH_PATH => health::alive().await.into_response(),
+            _ => Problem::from(Unavailable::Overloaded).into_response(),
+        })
+    });
+    ServiceBuilder::new().layer_fn(with_request_id).layer_fn(catching_panics).service(refuse)
+}
+
+/// Gives each request and its answer an id, and tells the log about both.
+fn with_request_id<B: Send + 'static>(inner: impl Answers<B>) -> impl Answers<B> {
+    service_fn(move |mut request: Request<B>| {
+        let mut inner = inner.clone();
+        async move {
+            let id = request_id(request.headers_mut().remove(REQUEST_ID));
+            // A span is only made when somebody listens: they cost more than most of a claim.
+            let span = tracing::debug_span!("request", ?id);
+            span.in_scope(|| {
+                tracing::debug!(method = %request.method(), path = request.uri().path(), "request");
+            });
+            let mut response = inner.call(request).instrument(span.clone()).await?;
+            let status = response.status();
+            span.in_scope(|| tracing::debug!(status = status.as_u16(), "response"));
+            if status == StatusCode::INTERNAL_SERVER_ERROR {
+                tracing::error!(?id, "a request failed on our side");
+            }
+            response.headers_mut().insert(REQUEST_ID, id);
+            Ok(response)
+        }
+    })
+}
+
+/// The id that a client has given to its request, if it can be used, or a new one.
+fn request_id(given: Option<HeaderValue>) -> HeaderValue {
+    let is_printable = |byte: &u8| byte.is_ascii_graphic() || matches!(byte, b' ' | b'\t');
+    let usable = |id: &HeaderValue| {
+        (1..=REQUEST_ID_BYTES_MAX).contains(&id.len()) && id.as_bytes().iter().all(is_printable)
+    };
+    given.filter(usable).unwrap_or_else(|| {
+        let (id, mut buffer) = (Uuid::new_v4(), Uuid::encode_buffer());
+        HeaderValue::from_str(id.hyphenated().encode_lower(&mut buffer))
+            .expect("hexadecimal digits and hyphens")
+    })
+}
+
+/// A handler that panics costs its client the answer, and nobody else anything.
+fn catching_panics<B: Send + 'static>(inner: impl Answers<B>) -> impl Answers<B> {
+    service_fn(move |request: Request<B>| {
+        let mut inner = inner.clone();
+        let answer = AssertUnwindSafe(async move { inner.call(request).await });
+        answer.catch_unwind().map(|answer| {
+            answer.unwrap_or_else(|_| {
+                tracing::error!("a handler panicked");
+                Ok(Problem::Internal.into_response())
+            })
+        })
+    })
+}
+
+/// Reads a request's body before anybody looks at the request. So there is no answer to a request whose body is still
+/// on its way, but for those that say that the connection ends with it: another request could not be told from the
+/// rest of the body.
+fn with_body(inner: impl Answers<Bytes>, bodies: Arc<Bodies>) -> impl Answers<Incoming> {
+    service_fn(move |request: Request<Incoming>| {
+        let (mut inner, bodies) = (inner.clone(), bodies.clone());
+        async move {
+            let (parts, body) = request.into_parts();
+            match bodies.read(&parts.headers, body).await {
+                Ok(body) => inner.call(Request::from_parts(parts, body)).await,
+                Err(problem) => Ok(HttpReply { close: true, ..problem.into() }.into_response()),
+            }
+        }
+    })
+}
+
+/// HTTP/1.1 wants exactly one `Host`: where there are two, the next server on the way may take the other.
+fn with_one_host(inner: impl Answers<Bytes>) -> impl Answers<Bytes> {
+    service_fn(move |request: Request<Bytes>| {
+        let mut inner = inner.clone();
+        async move {
+            match check_host(request.version(), request.headers()) {
+                Ok(()) => inner.call(request).await,
+                Err(problem) => Ok(problem.into_response()),
+            }
+        }
+    })
+}
+
+fn check_host(version: Version, headers: &HeaderMap) -> Result<(), Problem> {
+    match headers.get_all(HOST).iter().count() {
+        1 => Ok(()),
+        0 if version < Version::HTTP_11 => Ok(()),
+        0 => Err(Problem::InvalidRequest("the Host header is missing".into())),
+        _ => Err(Problem::InvalidRequest("the Host header must stand only once".into())),
+    }
+}
