@@ -111,7 +111,7 @@ impl Health {
     /// since: a stream that was lost and written again counts from an earlier number, and cannot
     /// lose its tail without the server going away.
     pub(crate) fn proves(&self, before: Cursor, sequence: i64) -> bool {
-        sequence > before.last_seq && before.link_epoch == self.link.borrow().epoch
+        sequence > before.last_seq && before.link_epoch == self.link.borrow().number
     }
 
     /// Whether the message of `receipt` had been applied when Postgres was last asked.
@@ -157,7 +157,7 @@ impl Health {
             none => none.insert(options.connect().await?),
         };
         // The epoch first: what is learnt while NATS is reconnected counts for the old connection.
-        let link_epoch = self.link.borrow().epoch;
+        let link_epoch = self.link.borrow().number;
         let cursors = store::cursors(connection).await?;
         let cursors =
             cursors.into_iter().map(|(generation, last_seq)| Cursor { generation, last_seq, link_epoch });

@@ -18,10 +18,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::context::Worker;
+use crate::lease_store::{self, Lease};
 use crate::partition::{End, Partition};
 use crate::sessions::Sessions;
-use crate::store::{self, Lease};
-use crate::{Worker, share};
+use crate::share;
+use crate::store::in_time;
 
 /// Heartbeats per lease time.
 const HEARTBEATS_PER_LEASE: u32 = 8;
@@ -32,12 +34,12 @@ const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Durat
 
 /// A partition's running loop.
 struct Running {
-    epoch: i64,
+    lease_epoch: i64,
     stop: CancellationToken,
 }
 
 /// Runs a worker's partitions.
-pub struct Manager {
+pub(crate) struct Manager {
     worker: Arc<Worker>,
     /// Only this task touches it; any error or time-out ends it.
     connection: Option<PgConnection>,
@@ -55,10 +57,10 @@ pub struct Manager {
 
 impl Manager {
     /// A manager that owns nothing yet.
-    pub fn new(worker: Worker) -> Self {
+    pub(crate) fn new(worker: Worker) -> Self {
         let worker = Arc::new(worker);
         Self {
-            sessions: Arc::new(Sessions::of(worker.clone())),
+            sessions: Arc::new(Sessions::new(worker.clone())),
             worker,
             connection: None,
             running: HashMap::new(),
@@ -73,7 +75,7 @@ impl Manager {
     ///
     /// # Errors
     /// When a partition's loop has panicked: the process should be started anew.
-    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         tracing::info!(worker = %self.worker.id, partitions = self.worker.partitions, "worker started");
         let changed = Arc::new(Notify::new());
         let mut listener = tokio::spawn(listen(self.worker.clone(), changed.clone()));
@@ -123,16 +125,16 @@ impl Manager {
             Some(connection) => connection,
             none => {
                 let limit = lease.clamp(*CONNECT_TIMEOUT.start(), *CONNECT_TIMEOUT.end());
-                let opened = store::in_time(limit, self.worker.database.connect());
+                let opened = in_time(limit, self.worker.database.connect());
                 let Some(opened) = stop.run_until_cancelled(opened).await else { return Ok(()) };
                 let mut connection = opened?;
                 // A look first: a worker that Postgres answers too late must not take a share from the others
                 // by saying that it lives.
-                answer.of(store::leases(&mut connection)).await?;
+                answer.of(lease_store::leases(&mut connection)).await?;
                 if !without_queue {
                     // The others make room for a new worker at once.
-                    answer.of(store::heartbeat(&mut connection, id, &running, lease)).await?;
-                    answer.of(store::announce(&mut connection)).await?;
+                    answer.of(lease_store::heartbeat(&mut connection, id, &running, lease)).await?;
+                    answer.of(lease_store::announce(&mut connection)).await?;
                 }
                 none.insert(connection)
             }
@@ -145,10 +147,10 @@ impl Manager {
             for running in self.running.values() {
                 running.stop.cancel();
             }
-            return answer.of(store::leave(connection, id)).await;
+            return answer.of(lease_store::leave(connection, id)).await;
         }
-        answer.of(store::heartbeat(connection, id, &running, lease)).await?;
-        let (living, leases) = answer.of(store::leases(connection)).await?;
+        answer.of(lease_store::heartbeat(connection, id, &running, lease)).await?;
+        let (living, leases) = answer.of(lease_store::leases(connection)).await?;
         let share = share::of(id, &living, leases.len());
         let wanted = self.review(&leases, share);
         let active = self.running.values().filter(|running| !running.stop.is_cancelled()).count();
@@ -158,9 +160,9 @@ impl Manager {
             return Ok(());
         }
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        let acquired = answer.of(store::acquire(connection, id, &wanted, missing, lease)).await?;
-        for (number, epoch) in acquired {
-            self.start(PartitionId::new(number.unsigned_abs()), epoch);
+        let acquired = answer.of(lease_store::acquire(connection, id, &wanted, missing, lease)).await?;
+        for (number, lease_epoch) in acquired {
+            self.start(PartitionId::new(number.unsigned_abs()), lease_epoch);
         }
         Ok(())
     }
@@ -185,10 +187,10 @@ impl Manager {
         free
     }
 
-    fn start(&mut self, id: PartitionId, epoch: i64) {
+    fn start(&mut self, id: PartitionId, lease_epoch: i64) {
         let stop = CancellationToken::new();
-        self.running.insert(id, Running { epoch, stop: stop.clone() });
-        let partition = Partition::new(self.worker.clone(), self.sessions.clone(), id, epoch);
+        self.running.insert(id, Running { lease_epoch, stop: stop.clone() });
+        let partition = Partition::new(self.worker.clone(), self.sessions.clone(), id, lease_epoch);
         self.loops.spawn(async move { (id, partition.run(stop).await) });
     }
 
@@ -208,7 +210,7 @@ impl Manager {
         // First the good-bye, so that the others take each partition as soon as it is released.
         let id = self.worker.id;
         if let Some(connection) = &mut self.connection {
-            let left = store::leave(connection, id);
+            let left = lease_store::leave(connection, id);
             if !matches!(tokio::time::timeout(self.worker.config.lease, left).await, Ok(Ok(()))) {
                 tracing::warn!("Postgres does not know that this worker has left");
             }
@@ -237,12 +239,12 @@ struct Answer {
 
 impl Answer {
     async fn of<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        store::in_time(self.limit, answer).await
+        in_time(self.limit, answer).await
     }
 }
 
 fn owns(worker: Uuid, running: &Running, lease: &Lease) -> bool {
-    lease.owner == Some(worker) && lease.epoch == running.epoch
+    lease.owner == Some(worker) && lease.epoch == running.lease_epoch
 }
 
 /// Wakes the manager whenever another worker has released a partition, joined or left.
@@ -265,7 +267,7 @@ async fn try_listen(
 ) -> sqlx::Result<std::convert::Infallible> {
     let mut listener = PgListener::connect_with(&worker.pool).await?;
     listener.ignore_pool_close_event(true);
-    listener.listen(store::LEASES_CHANNEL).await?;
+    listener.listen(lease_store::LEASES_CHANNEL).await?;
     backoff.reset();
     loop {
         listener.recv().await?;

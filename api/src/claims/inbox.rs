@@ -12,7 +12,7 @@ use async_nats::connection::State;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::{Message, StatusCode, Subject, Subscriber};
-use common::message::{Claim, Outcome, REPLY_PREFIX, Reply};
+use common::message::{BatchOutcomes, Claim, Outcome, REPLY_PREFIX};
 use common::partition::PartitionId;
 use common::queue::{Connection, Link};
 use futures::StreamExt;
@@ -120,7 +120,7 @@ impl Pending {
             self.applied = Some(now);
         }
         self.deadline <= now
-            || self.link_epoch != link.epoch
+            || self.link_epoch != link.number
             || !link.up
             || self.applied.is_some_and(|since| since + REPLY_GRACE <= now)
     }
@@ -174,7 +174,7 @@ impl Inbox {
         let (acknowledged, receiver) = oneshot::channel();
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let deadline = waiters.iter().map(|waiter| waiter.deadline).min().unwrap_or_else(Instant::now);
-        let link_epoch = self.queue.link.borrow().epoch;
+        let link_epoch = self.queue.link.borrow().number;
         let pending = Pending {
             partition,
             cursor,
@@ -245,7 +245,7 @@ impl Inbox {
     }
 
     fn on_reply(&self, number: u64, message: &Message) {
-        let Ok(reply) = serde_json::from_slice::<Reply>(&message.payload) else {
+        let Ok(reply) = serde_json::from_slice::<BatchOutcomes>(&message.payload) else {
             tracing::error!(number, "a reply that is none");
             return;
         };
