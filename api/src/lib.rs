@@ -62,7 +62,8 @@ impl Api {
     /// # Errors
     /// When one of them refuses us, or the number of partitions differs from the configured one.
     pub async fn connect(config: Config) -> anyhow::Result<Self> {
-        let database = common::database::probing(config.database.clone()).application_name("coupon-api");
+        let database =
+            common::database::index_probes_only(config.database.clone()).application_name("coupon-api");
         let pool =
             common::database::connect(database.clone(), config.limits.db_pool_max, "coupon-api").await?;
         let partitions = common::database::partitions(&pool, config.partitions).await?;

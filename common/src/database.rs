@@ -119,7 +119,7 @@ pub fn bounded(options: PgConnectOptions) -> PgConnectOptions {
 /// On tables without statistics, or with those of another day, it would scan or sort, and keep that plan
 /// while the tables grow. Without these, the statements of claims must have one plan only: an index's
 /// order or a LATERAL look-up.
-pub fn probing(options: PgConnectOptions) -> PgConnectOptions {
+pub fn index_probes_only(options: PgConnectOptions) -> PgConnectOptions {
     options.options([
         ("plan_cache_mode", "force_generic_plan"),
         ("enable_seqscan", "off"),

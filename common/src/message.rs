@@ -68,7 +68,7 @@ pub enum Outcome {
 
 /// A worker's reply to one batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reply {
+pub struct BatchOutcomes {
     /// The format, [`VERSION`].
     pub version: u32,
     /// The batch that it answers.

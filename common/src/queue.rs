@@ -35,7 +35,7 @@ pub struct Link {
     /// Whether it is up.
     pub up: bool,
     /// How often it has come up: what was learnt of the server under another number may be void.
-    pub epoch: u64,
+    pub number: u64,
 }
 
 /// A connection and the news about it.
@@ -55,7 +55,7 @@ pub async fn connect(config: &config::Nats, role: &str) -> Result<Connection, as
     let addresses: Vec<_> = config.url.split(',').map(|address| address.trim().to_owned()).collect();
     let mut backoff = Backoff::for_server();
     loop {
-        let (sender, link) = watch::channel(Link { up: true, epoch: 1 });
+        let (sender, link) = watch::channel(Link { up: true, number: 1 });
         match options(config, role, sender.clone()).connect(addresses.clone()).await {
             Ok(client) => {
                 tokio::spawn(watch(client.clone(), sender));
@@ -78,7 +78,7 @@ pub async fn connect(config: &config::Nats, role: &str) -> Result<Connection, as
 async fn watch(client: async_nats::Client, link: watch::Sender<Link>) {
     let statistics = client.statistics();
     let connects = || statistics.connects.load(Ordering::Relaxed);
-    let mut audit = Audit { connects: connects(), epoch: link.borrow().epoch, differed: None };
+    let mut audit = Audit { connects: connects(), number: link.borrow().number, differed: None };
     loop {
         tokio::select! {
             () = link.closed() => return,
@@ -98,7 +98,7 @@ async fn watch(client: async_nats::Client, link: watch::Sender<Link>) {
 struct Audit {
     /// How often it had connected, and what had been told, when the two agreed.
     connects: u64,
-    epoch: u64,
+    number: u64,
     /// What was told at the last look, if that was wrong.
     differed: Option<Link>,
 }
@@ -107,13 +107,13 @@ impl Audit {
     /// The link as it is, if what was told of it is wrong. Two looks in a row, as the news may only be under way.
     fn look(&mut self, told: Link, up: bool, connects: u64) -> Option<Link> {
         // Lost and made again, and told of neither.
-        let is_behind = told.epoch - self.epoch < connects - self.connects;
+        let is_behind = told.number - self.number < connects - self.connects;
         if up == told.up && !is_behind {
-            *self = Self { connects, epoch: told.epoch, differed: None };
+            *self = Self { connects, number: told.number, differed: None };
             return None;
         }
         let again = self.differed.replace(told) == Some(told);
-        again.then_some(Link { up, epoch: told.epoch + 1 })
+        again.then_some(Link { up, number: told.number + 1 })
     }
 }
 
@@ -122,7 +122,7 @@ fn options(config: &config::Nats, role: &str, link: watch::Sender<Link>) -> Conn
     let on_event = move |event: &Event| match event {
         Event::Connected => link.send_modify(|link| {
             link.up = true;
-            link.epoch += u64::from(std::mem::replace(&mut connected_before, true));
+            link.number += u64::from(std::mem::replace(&mut connected_before, true));
         }),
         Event::Disconnected | Event::Closed => link.send_modify(|link| link.up = false),
         _ => {}
@@ -163,10 +163,10 @@ fn options(config: &config::Nats, role: &str, link: watch::Sender<Link>) -> Conn
 mod tests {
     use super::*;
 
-    const TOLD: Link = Link { up: true, epoch: 3 };
+    const TOLD: Link = Link { up: true, number: 3 };
 
     fn audit() -> Audit {
-        Audit { connects: 3, epoch: 3, differed: None }
+        Audit { connects: 3, number: 3, differed: None }
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
             let mut audit = audit();
             assert_eq!(audit.look(told, up, connects), None);
             let corrected = audit.look(told, up, connects);
-            assert_eq!(corrected, Some(Link { up, epoch: 4 }), "{told:?} {up} {connects}");
+            assert_eq!(corrected, Some(Link { up, number: 4 }), "{told:?} {up} {connects}");
             for _ in 0..2 {
                 assert_eq!(audit.look(corrected.unwrap(), up, connects), None);
             }
@@ -190,7 +190,7 @@ mod tests {
         assert_eq!(audit.look(TOLD, false, 3), None);
         assert_eq!(audit.look(Link { up: false, ..TOLD }, false, 3), None);
         assert_eq!(audit.look(Link { up: false, ..TOLD }, true, 4), None);
-        assert_eq!(audit.look(Link { epoch: 4, ..TOLD }, true, 4), None);
-        assert_eq!(audit.look(Link { epoch: 4, ..TOLD }, true, 4), None);
+        assert_eq!(audit.look(Link { number: 4, ..TOLD }, true, 4), None);
+        assert_eq!(audit.look(Link { number: 4, ..TOLD }, true, 4), None);
     }
 }

@@ -11,7 +11,8 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _};
 use uuid::Uuid;
 use worker::config::LEASE_MS_MAX;
-use worker::store::{self, Changes, Fence, Written};
+use worker::fence::{Changes, CursorMove, Written, commit_behind_fence};
+use worker::{lease_store, store};
 
 use crate::harness::{Database, run};
 
@@ -32,6 +33,9 @@ enum Step {
     Renew(usize),
     /// Passes the fence and pauses before COMMIT.
     Begin(usize),
+    /// A failover that lost the commit by which the owner took the partition: another worker takes it with the same
+    /// epoch.
+    Repeat(usize),
     Commit(usize),
     /// Rolls back what is open and forgets everything.
     Crash(usize),
@@ -46,6 +50,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => worker.clone().prop_map(Step::Renew),
         4 => worker.clone().prop_map(Step::Begin),
         4 => worker.clone().prop_map(Step::Commit),
+        1 => worker.clone().prop_map(Step::Repeat),
         1 => worker.clone().prop_map(Step::Crash),
         1 => worker.prop_map(Step::Release),
     ];
@@ -94,9 +99,10 @@ impl Actor {
     /// Begins a batch of one message. Returns whether the fence let it through.
     async fn begin(&mut self) -> bool {
         let (epoch, cursor) = self.believes.unwrap();
-        let fence = Fence {
+        let fence = CursorMove {
             partition: PARTITION,
-            epoch,
+            owner: self.id,
+            lease_epoch: epoch,
             generation: 0,
             last_seq: cursor,
             new_seq: cursor + 1,
@@ -106,10 +112,8 @@ impl Actor {
         };
         sqlx::raw_sql("BEGIN").execute(&mut self.claims).await.unwrap();
         self.open = true;
-        let passed = matches!(
-            store::write(&mut self.claims, &fence, &Changes::default()).await,
-            Ok(Written::Committed)
-        );
+        let written = commit_behind_fence(&mut self.claims, &fence, &Changes::default()).await;
+        let passed = matches!(written, Ok(Written::Committed { .. }));
         if !passed {
             self.roll_back().await;
         }
@@ -127,8 +131,9 @@ async fn step(step: Step, actors: &mut [Actor], model: &mut Model, commits: &mut
         }
         Step::Take(who) => {
             let actor = &mut actors[who];
-            let taken =
-                store::acquire(&mut actor.leases, actor.id, &[PARTITION.as_i32()], 1, LEASE).await.unwrap();
+            let taken = lease_store::acquire(&mut actor.leases, actor.id, &[PARTITION.as_i32()], 1, LEASE)
+                .await
+                .unwrap();
             if model.free && model.held.is_none() {
                 model.epoch += 1;
                 (model.owner, model.free) = (Some(who), false);
@@ -136,14 +141,14 @@ async fn step(step: Step, actors: &mut [Actor], model: &mut Model, commits: &mut
                 let row = store::partition(&mut actor.leases, PARTITION).await.unwrap();
                 assert_eq!(row.last_seq, model.cursor);
                 actor.roll_back().await;
-                actor.believes = Some((row.epoch, row.last_seq));
+                actor.believes = Some((row.lease_epoch, row.last_seq));
             } else {
                 assert_eq!(taken, [], "a lease that has not run out, or is held, was taken");
             }
         }
         Step::Renew(who) => {
             let actor = &mut actors[who];
-            store::heartbeat(&mut actor.leases, actor.id, &[PARTITION.as_i32()], LEASE).await.unwrap();
+            lease_store::heartbeat(&mut actor.leases, actor.id, &[PARTITION.as_i32()], LEASE).await.unwrap();
             if model.owner == Some(who) && model.held.is_none() {
                 model.free = false;
             }
@@ -151,7 +156,8 @@ async fn step(step: Step, actors: &mut [Actor], model: &mut Model, commits: &mut
         Step::Begin(who) => {
             let actor = &mut actors[who];
             let Some((epoch, cursor)) = actor.believes.filter(|_| !actor.open) else { return };
-            let expected = model.held.is_none() && (epoch, cursor) == (model.epoch, model.cursor);
+            let owns = model.owner == Some(who);
+            let expected = owns && model.held.is_none() && (epoch, cursor) == (model.epoch, model.cursor);
             assert_eq!(actor.begin().await, expected, "the fence");
             if expected {
                 model.held = Some(who);
@@ -169,6 +175,20 @@ async fn step(step: Step, actors: &mut [Actor], model: &mut Model, commits: &mut
             model.cursor += 1;
             (model.held, model.free) = (None, false);
         }
+        Step::Repeat(who) => {
+            let actor = &mut actors[who];
+            if model.owner.is_none_or(|owner| owner == who) || model.held.is_some() {
+                return;
+            }
+            actor.roll_back().await;
+            sqlx::query("UPDATE partitions SET owner = $1")
+                .bind(actor.id)
+                .execute(&mut actor.leases)
+                .await
+                .unwrap();
+            model.owner = Some(who);
+            actor.believes = Some((model.epoch, model.cursor));
+        }
         Step::Crash(who) => {
             let actor = &mut actors[who];
             if actor.open {
@@ -180,7 +200,7 @@ async fn step(step: Step, actors: &mut [Actor], model: &mut Model, commits: &mut
         Step::Release(who) => {
             let actor = &mut actors[who];
             let Some((epoch, _)) = actor.believes.filter(|_| model.held.is_none()) else { return };
-            store::release(&mut actor.leases, PARTITION, actor.id, epoch).await.unwrap();
+            lease_store::release(&mut actor.leases, PARTITION, actor.id, epoch).await.unwrap();
             if model.owner == Some(who) && epoch == model.epoch {
                 (model.owner, model.free) = (None, true);
             }
@@ -236,5 +256,5 @@ async fn one_history(steps: &[Step], actors: &mut [Actor], pool: &sqlx::PgPool) 
         actor.roll_back().await;
     }
     let row = store::partition(&mut actors[0].leases, PARTITION).await.unwrap();
-    assert_eq!((row.epoch, row.last_seq), (model.epoch, model.cursor));
+    assert_eq!((row.lease_epoch, row.last_seq), (model.epoch, model.cursor));
 }

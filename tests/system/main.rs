@@ -17,6 +17,7 @@ mod permissions;
 mod planner;
 mod private_servers;
 mod process;
+mod proof;
 mod races;
 
 mod sessions;

@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use api::store as reads;
-use common::database::probing;
+use common::database::index_probes_only;
 use common::ids::{CouponName, UserId};
 use common::partition::PartitionId;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, PgPool};
 use uuid::Uuid;
+use worker::fence::{Changes, CursorMove, Written, commit_behind_fence};
 use worker::rules::Stock;
-use worker::store::{self, Changes, Coupon, Fence, Written};
+use worker::store::{self, Coupon, DeadLetter};
 
 use crate::harness::{Database, System, open_folder, own_postgres, run};
 
@@ -40,9 +41,10 @@ fn every_statement_of_a_claim_probes_whatever_the_planner_believes() {
         let options: PgConnectOptions = database.url.parse().unwrap();
         let pool = common::database::connect(options.clone(), 2, "test").await.unwrap();
         common::database::partitions(&pool, Some(1)).await.unwrap();
+        sqlx::query("UPDATE partitions SET owner = gen_random_uuid()").execute(&pool).await.unwrap();
         let timeout = Duration::from_secs(10);
         let mut writes = store::connect_for_claims(&options, timeout, timeout).await.unwrap();
-        let mut asks = probing(options).connect().await.unwrap();
+        let mut asks = index_probes_only(options).connect().await.unwrap();
 
         // Plans are made while there is nothing.
         for number in 0..BATCHES {
@@ -92,7 +94,7 @@ fn every_statement_of_a_claim_probes_whatever_the_planner_believes() {
 }
 
 #[test]
-fn users_of_a_sale_are_looked_up_only_until_memory_is_trusted() {
+fn users_of_a_sale_are_looked_up_only_until_the_stock_cache_is_trusted() {
     run(async {
         let mut system = System::start().await;
         let client = system.client().clone();
@@ -155,16 +157,18 @@ async fn one_batch(writes: &mut PgConnection, asks: &mut PgConnection, dead_lett
         .zip(&snapshot.coupons)
         .filter_map(|(name, coupon)| coupon.map(|coupon| (*name, coupon)))
         .collect();
-    assert_eq!(sell(writes, &sold, users[1], dead_letter).await, Written::Committed);
-    // A single coupon has a statement of its own, which is refused while there is no such coupon.
-    let hot = sold.iter().find(|(name, _)| *name == "hot1").map(|(_, coupon)| {
-        let stock =
-            Stock { remaining: coupon.stock.remaining - 1, last_position: coupon.stock.last_position + 1 };
-        Coupon { stock, ..*coupon }
+    let Written::Committed { xmin } = sell(writes, &sold, users[1], dead_letter).await else { panic!() };
+    // The write proves a coupon by what the write before returned; and is refused while there is no such coupon.
+    let hot = sold.iter().find(|(name, _)| *name == "hot1").map(|(_, Coupon { stock, .. })| Coupon {
+        stock: Stock { remaining: stock.remaining - 1, last_position: stock.last_position + 1 },
+        xmin,
     });
-    let none = Coupon { stock: Stock { remaining: 1, last_position: 0 }, created: [0; 8] };
+    let none = Coupon { stock: Stock { remaining: 1, last_position: 0 }, xmin };
     let written = sell(writes, &[("hot1", hot.unwrap_or(none))], users[2], false).await;
-    assert_eq!(written, if hot.is_some() { Written::Committed } else { Written::Overtaken });
+    match hot {
+        Some(_) => assert!(matches!(written, Written::Committed { .. }), "{written:?}"),
+        None => assert_eq!(written, Written::Overtaken),
+    }
 
     let coupons: Vec<CouponName> = coupons.iter().map(|name| CouponName::new(name).unwrap()).collect();
     let users: Vec<UserId> = users.iter().map(|user| UserId::new(user).unwrap()).collect();
@@ -186,24 +190,24 @@ async fn sell(
 ) -> Written {
     let row = store::partition(writes, PARTITION).await.unwrap();
     let mut changes = Changes::default();
-    for (name, Coupon { stock, created }) in coupons {
+    for (name, Coupon { stock, xmin }) in coupons {
         changes.sold_names.push(name);
         changes.sold_counts.push(1);
         changes.sold_from.push(stock.remaining);
-        changes.sold_created.push(*created);
+        changes.sold_xmins.push(*xmin);
         changes.coupon_names.push(name);
         changes.user_ids.push(user);
         changes.claim_ids.push(Uuid::new_v4());
         changes.positions.push(stock.last_position + 1);
     }
     if dead_letter {
-        changes.dead_sequences.push(row.last_seq + 1);
-        changes.dead_reasons.push("not a batch".to_owned());
-        changes.dead_payloads.push(b"?");
+        let letter = DeadLetter { sequence: row.last_seq + 1, reason: "not a batch", payload: b"?" };
+        store::insert_dead_letters(writes, PARTITION, row.generation, &[letter]).await.unwrap();
     }
-    let fence = Fence {
+    let cursor = CursorMove {
         partition: PARTITION,
-        epoch: row.epoch,
+        owner: row.owner.unwrap(),
+        lease_epoch: row.lease_epoch,
         generation: row.generation,
         last_seq: row.last_seq,
         new_seq: row.last_seq + 1,
@@ -211,7 +215,7 @@ async fn sell(
         new_time_ns: 0,
         lease: Duration::from_secs(1),
     };
-    store::write(writes, &fence, &changes).await.unwrap()
+    commit_behind_fence(writes, &cursor, &changes).await.unwrap()
 }
 
 async fn expect_probes(state: &str, writes: &mut PgConnection, asks: &mut PgConnection, pool: &PgPool) {

@@ -1,43 +1,44 @@
-//! One transaction per batch of messages, and two statements, however many claims and coupons it
-//! holds: look, decide, write. Where what the owner remembers will do, it is one: decide, write.
+//! Applies the messages of one transaction, with two statements however many claims and coupons they hold: look up,
+//! decide, write. If the stock cache knows enough, with one: decide, write.
 
 use std::time::Duration;
 
-use common::message::{Claim, Command, Outcome, Reply, VERSION};
+use common::message::{BatchOutcomes, Claim, Command, Outcome, VERSION};
 use common::partition::PartitionId;
 use common::queue;
+use sqlx::Result;
 use sqlx::postgres::PgConnection;
+use uuid::Uuid;
 
-use crate::memory::Memory;
+use crate::fence::{self, Changes, CursorMove, Written};
+use crate::message::Message;
 use crate::rules::{self, Request, Stock, Taken};
-use crate::source::Message;
-use crate::store::{self, Changes, Coupon, Fence, PartitionRow, Written};
+use crate::sessions::Session;
+use crate::stock_cache::StockCache;
+use crate::store::{self, Coupon, DeadLetter, PartitionRow};
 
-/// The messages of one transaction and, once decided, their outcomes.
+/// The messages of one transaction and, once committed, their outcomes.
 #[derive(Debug)]
-pub(crate) struct Transaction {
-    fence: Fence,
+pub(crate) struct BatchApply {
+    cursor: CursorMove,
     messages: Vec<Message>,
-    candidates: Candidates,
+    outcomes: Vec<Outcome>,
 }
 
-impl Transaction {
-    /// A transaction over `messages`, which directly follow the cursor of `row`.
+impl BatchApply {
+    /// To apply `messages`, which directly follow the cursor of `row`, as its owner.
     pub(crate) fn new(
         partition: PartitionId,
+        owner: Uuid,
         row: &PartitionRow,
         messages: Vec<Message>,
         lease: Duration,
     ) -> Self {
-        let last = messages.last().expect("a batch has a message");
-        for message in &messages {
-            if let Err((reason, _)) = &message.content {
-                tracing::error!(%partition, sequence = message.sequence, reason, "dead letter");
-            }
-        }
-        let fence = Fence {
+        let last = messages.last().expect("there is a message");
+        let cursor = CursorMove {
             partition,
-            epoch: row.epoch,
+            owner,
+            lease_epoch: row.lease_epoch,
             generation: row.generation,
             last_seq: row.last_seq,
             new_seq: last.sequence,
@@ -45,58 +46,56 @@ impl Transaction {
             new_time_ns: last.stored_ns,
             lease,
         };
-        Self { fence, messages, candidates: Candidates::default() }
+        Self { cursor, messages, outcomes: Vec::new() }
     }
 
-    /// Where the cursor stands after the transaction.
-    pub(crate) fn moves(&self, row: &mut PartitionRow) {
-        row.last_seq = self.fence.new_seq;
-        row.last_batch_id = Some(self.fence.new_batch_id);
-        row.last_time_ns = row.last_time_ns.max(Some(self.fence.new_time_ns));
-    }
-
-    /// Whether `row` shows that this transaction was committed, and its outcomes are known: under our
-    /// epoch nobody else can have moved the cursor to its end.
-    pub(crate) fn is_in(&self, row: &PartitionRow) -> bool {
-        let fence = &self.fence;
-        self.candidates.0.len() == 1
-            && (row.epoch, row.generation, row.last_seq, row.last_batch_id)
-                == (fence.epoch, fence.generation, fence.new_seq, Some(fence.new_batch_id))
-    }
-
-    /// Whether `row` shows that this transaction may be tried again.
-    pub(crate) fn follows(&self, row: &PartitionRow) -> bool {
-        let fence = &self.fence;
-        (row.epoch, row.generation, row.last_seq) == (fence.epoch, fence.generation, fence.last_seq)
-    }
-
-    /// Applies all messages. After an error the connection is of no more use, and whether the
-    /// transaction was committed is unknown.
-    pub(crate) async fn apply(
-        &mut self,
-        connection: &mut PgConnection,
-        memory: &mut Memory,
-    ) -> sqlx::Result<Written> {
-        let Self { fence, messages, candidates } = self;
-        let asked = Asked::of(messages);
-        if let Some(mut coupons) = memory.recall(&asked.coupon_names) {
-            asked.look_at_others(connection, &mut coupons).await?;
-            let plan = asked.plan(&coupons, &vec![None; asked.claims.len()]);
-            // A winner's row proves itself when it is written, and with it that the coupon is as
-            // remembered. Who finds nothing left may have claimed before: that only a look can tell.
+    /// Applies all messages. After an error, whether they were committed is unknown.
+    pub(crate) async fn apply(&mut self, session: &mut Session, cache: &mut StockCache) -> Result<Written> {
+        let connection = &mut session.connection;
+        cache.use_server(session.server_started_us);
+        self.keep_dead_letters(connection).await?;
+        let claims = BatchClaims::of(&self.messages);
+        if let Some(mut coupons) = cache.get(&claims.coupon_names) {
+            claims.look_up_missing(connection, &mut coupons).await?;
+            let plan = claims.plan(&coupons, &vec![None; claims.claims.len()]);
+            // The write proves winners, but not refusals: a user who finds nothing left may have won earlier.
             if !plan.outcomes.contains(&Outcome::SoldOut) {
-                let written = candidates.write(connection, fence, plan, memory).await?;
-                tracing::debug!(partition = %fence.partition, ?written, "written from memory");
+                let (written, outcomes) = plan.write(connection, &self.cursor, cache).await?;
+                tracing::debug!(partition = %self.cursor.partition, ?written, "written without a look-up");
                 if written != Written::Overtaken {
+                    self.outcomes = outcomes;
                     return Ok(written);
                 }
-                memory.clear();
+                cache.clear();
             }
         }
-        let (names, users) = asked.pairs();
-        let snapshot = store::look_up(connection, &asked.coupon_names, &names, &users).await?;
-        memory.compare(&snapshot);
-        candidates.write(connection, fence, asked.plan(&snapshot.coupons, &snapshot.taken), memory).await
+        let (names, users) = claims.pairs();
+        let snapshot = store::look_up(connection, &claims.coupon_names, &names, &users).await?;
+        cache.observe(&snapshot);
+        let plan = claims.plan(&snapshot.coupons, &snapshot.taken);
+        let (written, outcomes) = plan.write(connection, &self.cursor, cache).await?;
+        self.outcomes = outcomes;
+        Ok(written)
+    }
+
+    /// Keeps what holds no batch, before the cursor passes it.
+    async fn keep_dead_letters(&self, connection: &mut PgConnection) -> Result<()> {
+        let CursorMove { partition, generation, .. } = self.cursor;
+        let letters: Vec<DeadLetter<'_>> = self.messages.iter().filter_map(Message::dead_letter).collect();
+        for DeadLetter { sequence, reason, .. } in &letters {
+            tracing::error!(%partition, sequence, reason, "dead letter");
+        }
+        if letters.is_empty() {
+            return Ok(());
+        }
+        store::insert_dead_letters(connection, partition, generation, &letters).await
+    }
+
+    /// Moves the cursor of `row` to where the commit has moved it.
+    pub(crate) fn advance(&self, row: &mut PartitionRow) {
+        row.last_seq = self.cursor.new_seq;
+        row.last_batch_id = Some(self.cursor.new_batch_id);
+        row.last_time_ns = row.last_time_ns.max(Some(self.cursor.new_time_ns));
     }
 
     /// Sends each message's outcomes to the inbox that it names. To be called after the commit.
@@ -105,72 +104,29 @@ impl Transaction {
             // The APIs have noticed as well and look their claims up.
             return;
         }
-        let mut outcomes = self.candidates.0.first().map_or(&[][..], Vec::as_slice);
+        let mut outcomes = self.outcomes.as_slice();
         for message in &self.messages {
             let Ok(batch) = &message.content else { continue };
             let (own, rest) = outcomes.split_at(batch.commands.len());
             outcomes = rest;
             let Some(subject) = message.reply_to.clone() else { continue };
-            let reply = Reply { version: VERSION, batch_id: batch.batch_id, outcomes: own.to_vec() };
-            let payload = serde_json::to_vec(&reply).expect("a reply is plain JSON");
+            let reply = BatchOutcomes { version: VERSION, batch_id: batch.batch_id, outcomes: own.to_vec() };
+            let payload = serde_json::to_vec(&reply).expect("outcomes are plain JSON");
             if let Err(error) = queue.client.publish(subject, payload.into()).await {
-                tracing::warn!(partition = %self.fence.partition, %error, "reply not sent; the API will look it up");
+                tracing::warn!(partition = %self.cursor.partition, %error, "reply not sent; the API will look it up");
             }
         }
     }
 }
 
-/// The outcomes of the attempt that was committed or, while that is not known, of all that may have
-/// been. They are the same unless somebody changed rows by hand in between.
-#[derive(Debug, Default)]
-struct Candidates(Vec<Vec<Outcome>>);
-
-impl Candidates {
-    /// Writes what was decided. Notes it before, as from then on it may be committed without our hearing
-    /// of it, also when this is cancelled.
-    async fn write(
-        &mut self,
-        connection: &mut PgConnection,
-        fence: &Fence,
-        plan: Plan<'_>,
-        memory: &mut Memory,
-    ) -> sqlx::Result<Written> {
-        let before = self.0.len();
-        self.0.retain(|earlier| *earlier != plan.outcomes);
-        let is_new = self.0.len() == before;
-        self.0.push(plan.outcomes);
-        let written = store::write(connection, fence, &plan.changes).await?;
-        match written {
-            Written::Committed => {
-                // Under one fence there is one commit: it was this attempt, and no earlier one.
-                self.0.drain(..self.0.len() - 1);
-                memory.keep(plan.after);
-            }
-            // Not this one. An equal one, of which nothing was heard, may still be.
-            Written::Overtaken if is_new => _ = self.0.pop(),
-            Written::Overtaken | Written::Fenced => {}
-        }
-        Ok(written)
-    }
-}
-
-/// What a batch is to do, and what it will have done.
-struct Plan<'a> {
-    outcomes: Vec<Outcome>,
-    changes: Changes<'a>,
-    /// The coupons it changes, as it leaves them.
-    after: Vec<(&'a str, Coupon)>,
-}
-
-/// A batch's claims, and what they are about.
-struct Asked<'a> {
-    messages: &'a [Message],
+/// All claims of the messages, in their order, and the coupons that they are about.
+struct BatchClaims<'a> {
     claims: Vec<&'a Claim>,
     /// Each coupon once, in the order of the names.
     coupon_names: Vec<&'a str>,
 }
 
-impl<'a> Asked<'a> {
+impl<'a> BatchClaims<'a> {
     fn of(messages: &'a [Message]) -> Self {
         let batches = messages.iter().filter_map(|message| message.content.as_ref().ok());
         let claims: Vec<&Claim> = batches
@@ -182,22 +138,22 @@ impl<'a> Asked<'a> {
         let mut coupon_names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
         coupon_names.sort_unstable();
         coupon_names.dedup();
-        Self { messages, claims, coupon_names }
+        Self { claims, coupon_names }
     }
 
-    /// Looks at the coupons that are not known, and at nothing else.
-    async fn look_at_others(
+    /// Reads those of `coupons` that are not known.
+    async fn look_up_missing(
         &self,
         connection: &mut PgConnection,
         coupons: &mut [Option<Coupon>],
-    ) -> sqlx::Result<()> {
-        let (names, others): (Vec<&str>, Vec<&mut Option<Coupon>>) =
+    ) -> Result<()> {
+        let (names, missing): (Vec<&str>, Vec<&mut Option<Coupon>>) =
             self.coupon_names.iter().zip(coupons).filter(|(_, coupon)| coupon.is_none()).unzip();
         if names.is_empty() {
             return Ok(());
         }
         let shown = store::look_up(connection, &names, &[], &[]).await?;
-        for (coupon, shown) in others.into_iter().zip(shown.coupons) {
+        for (coupon, shown) in missing.into_iter().zip(shown.coupons) {
             *coupon = shown;
         }
         Ok(())
@@ -208,7 +164,7 @@ impl<'a> Asked<'a> {
         self.claims.iter().map(|claim| (claim.coupon_name.as_str(), claim.user_id.as_str())).unzip()
     }
 
-    /// Decides all claims, given what is known of the coupons and of what the users have.
+    /// Decides all claims, given the coupons and what the users have of them.
     fn plan(&self, coupons: &[Option<Coupon>], taken: &[Option<Taken>]) -> Plan<'a> {
         let requests: Vec<_> = self
             .claims
@@ -228,14 +184,13 @@ impl<'a> Asked<'a> {
         let mut changes = Changes::default();
         let mut after = Vec::new();
         for ((name, coupon), won) in self.coupon_names.iter().copied().zip(coupons).zip(decision.won) {
-            if let (Some(Coupon { stock, created }), 1..) = (*coupon, won) {
+            if let (Some(Coupon { stock, xmin }), 1..) = (*coupon, won) {
                 changes.sold_names.push(name);
                 changes.sold_counts.push(won);
                 changes.sold_from.push(stock.remaining);
-                changes.sold_created.push(created);
-                let remaining = stock.remaining - won;
+                changes.sold_xmins.push(xmin);
                 let last_position = stock.last_position + i64::from(won);
-                after.push((name, Coupon { stock: Stock { remaining, last_position }, created }));
+                after.push(Stock { remaining: stock.remaining - won, last_position });
             }
         }
         for (index, position) in decision.winners {
@@ -245,13 +200,32 @@ impl<'a> Asked<'a> {
             changes.claim_ids.push(claim.claim_id.as_uuid());
             changes.positions.push(position);
         }
-        for message in self.messages {
-            if let Err((reason, payload)) = &message.content {
-                changes.dead_sequences.push(message.sequence);
-                changes.dead_reasons.push(reason.clone());
-                changes.dead_payloads.push(payload);
+        Plan { outcomes: decision.outcomes, changes, after }
+    }
+}
+
+/// What was decided.
+struct Plan<'a> {
+    outcomes: Vec<Outcome>,
+    changes: Changes<'a>,
+    /// The stocks that the changes leave, one for each of their coupons.
+    after: Vec<Stock>,
+}
+
+impl Plan<'_> {
+    /// Writes it and, if it was committed, puts the coupons into the cache. Returns the outcomes along.
+    async fn write(
+        self,
+        connection: &mut PgConnection,
+        cursor: &CursorMove,
+        cache: &mut StockCache,
+    ) -> Result<(Written, Vec<Outcome>)> {
+        let written = fence::commit_behind_fence(connection, cursor, &self.changes).await?;
+        if let Written::Committed { xmin } = written {
+            for (name, stock) in self.changes.sold_names.into_iter().zip(self.after) {
+                cache.put(name, Coupon { stock, xmin });
             }
         }
-        Plan { outcomes: decision.outcomes, changes, after }
+        Ok((written, self.outcomes))
     }
 }

@@ -1,4 +1,4 @@
-//! What a worker can be told.
+//! A worker's configuration.
 
 use std::time::Duration;
 
@@ -26,11 +26,11 @@ pub const STATEMENT_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 /// Default of `SHUTDOWN_TIMEOUT_MS`.
 pub const SHUTDOWN_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 
-/// Connections of the pool: for set-up, and one of them to listen for changes of leases. Beside them, a
-/// worker has one connection for its leases and at most one per owned partition.
+/// Connections of the pool: for set-up, and one of them to listen for changes of leases. A worker also has one
+/// connection for its leases, and at most one per owned partition for claims.
 pub const SETUP_CONNECTIONS_MAX: u32 = 2;
 
-/// What a worker can be told.
+/// A worker's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Where Postgres is.
@@ -39,7 +39,7 @@ pub struct Config {
     pub nats: config::Nats,
     /// `PARTITIONS`, if set.
     pub partitions: Option<u32>,
-    /// `LEASE_MS`: how long a partition stays with a worker that is not heard of any more.
+    /// `LEASE_MS`: how long a partition stays with a worker that has stopped to renew its lease.
     pub lease: Duration,
     /// `TRANSACTION_CLAIMS_MAX`: claims after which a transaction takes no further message.
     pub transaction_claims_max: usize,
@@ -47,10 +47,10 @@ pub struct Config {
     pub prefetch_messages_max: usize,
     /// `PURGE_INTERVAL_MS`: how often applied messages are deleted from the stream; 0 keeps them.
     pub purge_interval: Duration,
-    /// `STATEMENT_TIMEOUT_MS`: longest that one statement, or one whole batch, may take; then Postgres
-    /// is asked in another session what became of it.
+    /// `STATEMENT_TIMEOUT_MS`: longest time for one statement, and for all statements of one transaction together;
+    /// then the partition is read anew from the cursor in Postgres.
     pub statement_timeout: Duration,
-    /// `SHUTDOWN_TIMEOUT_MS`: how long a stop waits for batches in flight.
+    /// `SHUTDOWN_TIMEOUT_MS`: how long a stop waits for transactions in flight.
     pub shutdown_timeout: Duration,
 }
 

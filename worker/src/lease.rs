@@ -1,8 +1,8 @@
 //! Which partitions this worker owns: heartbeat, fair shares, hand-over.
 //!
-//! A lease is a row in Postgres, and Postgres' clock is the only one that counts. Losing a lease
-//! without noticing is harmless: the epoch in the fence of every transaction makes sure of that.
-//! What happens here only decides how soon a partition finds a worker.
+//! A lease is a row in Postgres, and only Postgres' clock counts. A worker that does not notice that it has lost a
+//! lease does no harm: the fence of every write names owner and epoch. What happens here only decides how soon a
+//! partition finds a worker.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -18,30 +18,36 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::context::Worker;
+use crate::lease_store::{self, Lease};
 use crate::partition::{End, Partition};
 use crate::sessions::Sessions;
-use crate::store::{self, Lease};
-use crate::{Worker, share};
+use crate::share;
+use crate::store::in_time;
 
 /// Heartbeats per lease time.
 const HEARTBEATS_PER_LEASE: u32 = 8;
 
-/// How long a connection to Postgres may take to come up: as long as a lease, within these limits. Where Postgres is
-/// far away it takes a second; after a cut, a new attempt gets through sooner than one that was begun before.
+/// How long a connection to Postgres may take to open: as long as a lease, within these limits. It takes a second
+/// where Postgres is far away; after a network failure, a new attempt succeeds sooner than one that is under way.
 const CONNECT_TIMEOUT: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3);
+
+/// Postgres may take this part of a lease for one answer: a connection that hangs must not cost all leases. (Not for a
+/// whole heartbeat: on a new connection that is a dozen round trips, which take longer where Postgres is far away.)
+const ANSWERS_PER_LEASE: u32 = 3;
 
 /// A partition's running loop.
 struct Running {
-    epoch: i64,
+    lease_epoch: i64,
     stop: CancellationToken,
 }
 
 /// Runs a worker's partitions.
-pub struct Manager {
+pub(crate) struct Manager {
     worker: Arc<Worker>,
     /// Only this task touches it; any error or time-out ends it.
     connection: Option<PgConnection>,
-    /// Those that apply the claims.
+    /// The sessions that apply claims.
     sessions: Arc<Sessions>,
     running: HashMap<PartitionId, Running>,
     loops: JoinSet<(PartitionId, End)>,
@@ -49,16 +55,16 @@ pub struct Manager {
     healthy: bool,
     /// Since when NATS has been away.
     queue_lost: Option<Instant>,
-    /// Nothing is taken before: after an outage, the other workers need a moment to be heard again.
+    /// Nothing is acquired earlier: after an outage, the other workers need a moment to renew their leases.
     acquire_from: Instant,
 }
 
 impl Manager {
     /// A manager that owns nothing yet.
-    pub fn new(worker: Worker) -> Self {
+    pub(crate) fn new(worker: Worker) -> Self {
         let worker = Arc::new(worker);
         Self {
-            sessions: Arc::new(Sessions::of(worker.clone())),
+            sessions: Arc::new(Sessions::new(worker.clone())),
             worker,
             connection: None,
             running: HashMap::new(),
@@ -73,7 +79,7 @@ impl Manager {
     ///
     /// # Errors
     /// When a partition's loop has panicked: the process should be started anew.
-    pub async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
+    pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
         tracing::info!(worker = %self.worker.id, partitions = self.worker.partitions, "worker started");
         let changed = Arc::new(Notify::new());
         let mut listener = tokio::spawn(listen(self.worker.clone(), changed.clone()));
@@ -85,7 +91,7 @@ impl Manager {
                 biased;
                 () = stop.cancelled() => break Ok(()),
                 Some(ended) = self.loops.join_next() => match ended {
-                    // A partition that was handed over or lost: see what is to be done next.
+                    // The partition was handed over or lost: the next heartbeat decides what follows.
                     Ok((id, _)) => { self.running.remove(&id); }
                     Err(panic) => break Err(anyhow::anyhow!("a partition's loop has died: {panic}")),
                 },
@@ -118,21 +124,21 @@ impl Manager {
         let (id, lease) = (self.worker.id, self.worker.config.lease);
         let running: Vec<i32> = self.running.keys().map(|partition| partition.as_i32()).collect();
         let without_queue = self.is_without_queue();
-        let answer = Answer { limit: lease / 3 };
+        let limit = lease / ANSWERS_PER_LEASE;
         let connection = match &mut self.connection {
             Some(connection) => connection,
             none => {
-                let limit = lease.clamp(*CONNECT_TIMEOUT.start(), *CONNECT_TIMEOUT.end());
-                let opened = store::in_time(limit, self.worker.database.connect());
+                let connect_limit = lease.clamp(*CONNECT_TIMEOUT.start(), *CONNECT_TIMEOUT.end());
+                let opened = in_time(connect_limit, self.worker.database.connect());
                 let Some(opened) = stop.run_until_cancelled(opened).await else { return Ok(()) };
                 let mut connection = opened?;
-                // A look first: a worker that Postgres answers too late must not take a share from the others
-                // by saying that it lives.
-                answer.of(store::leases(&mut connection)).await?;
+                // Read first: a worker that Postgres answers too late must not count as living, and take a share
+                // from the others.
+                in_time(limit, lease_store::leases(&mut connection)).await?;
                 if !without_queue {
-                    // The others make room for a new worker at once.
-                    answer.of(store::heartbeat(&mut connection, id, &running, lease)).await?;
-                    answer.of(store::announce(&mut connection)).await?;
+                    // Now the others give a new worker its share at once.
+                    in_time(limit, lease_store::heartbeat(&mut connection, id, &running, lease)).await?;
+                    in_time(limit, lease_store::announce(&mut connection)).await?;
                 }
                 none.insert(connection)
             }
@@ -141,14 +147,14 @@ impl Manager {
             return Ok(());
         }
         if without_queue {
-            // Others may still reach the queue: this worker counts for nothing until it does again.
+            // Others may still reach the queue. This worker does not count as living until it does again.
             for running in self.running.values() {
                 running.stop.cancel();
             }
-            return answer.of(store::leave(connection, id)).await;
+            return in_time(limit, lease_store::leave(connection, id)).await;
         }
-        answer.of(store::heartbeat(connection, id, &running, lease)).await?;
-        let (living, leases) = answer.of(store::leases(connection)).await?;
+        in_time(limit, lease_store::heartbeat(connection, id, &running, lease)).await?;
+        let (living, leases) = in_time(limit, lease_store::leases(connection)).await?;
         let share = share::of(id, &living, leases.len());
         let wanted = self.review(&leases, share);
         let active = self.running.values().filter(|running| !running.stop.is_cancelled()).count();
@@ -158,15 +164,15 @@ impl Manager {
             return Ok(());
         }
         let Some(connection) = &mut self.connection else { return Ok(()) };
-        let acquired = answer.of(store::acquire(connection, id, &wanted, missing, lease)).await?;
-        for (number, epoch) in acquired {
-            self.start(PartitionId::new(number.unsigned_abs()), epoch);
+        let acquired = in_time(limit, lease_store::acquire(connection, id, &wanted, missing, lease)).await?;
+        for (number, lease_epoch) in acquired {
+            self.start(PartitionId::new(number.unsigned_abs()), lease_epoch);
         }
         Ok(())
     }
 
-    /// Stops loops whose partition another worker has taken, and those beyond our share. Returns
-    /// the partitions that could be taken.
+    /// Stops loops whose partition another worker has taken, and those beyond our share. Returns the partitions that are
+    /// free.
     fn review(&mut self, leases: &[Lease], share: usize) -> Vec<i32> {
         let mut free = Vec::new();
         for lease in leases {
@@ -185,10 +191,10 @@ impl Manager {
         free
     }
 
-    fn start(&mut self, id: PartitionId, epoch: i64) {
+    fn start(&mut self, id: PartitionId, lease_epoch: i64) {
         let stop = CancellationToken::new();
-        self.running.insert(id, Running { epoch, stop: stop.clone() });
-        let partition = Partition::new(self.worker.clone(), self.sessions.clone(), id, epoch);
+        self.running.insert(id, Running { lease_epoch, stop: stop.clone() });
+        let partition = Partition::new(self.worker.clone(), self.sessions.clone(), id, lease_epoch);
         self.loops.spawn(async move { (id, partition.run(stop).await) });
     }
 
@@ -205,10 +211,10 @@ impl Manager {
     }
 
     async fn stop(mut self) {
-        // First the good-bye, so that the others take each partition as soon as it is released.
+        // Leave first, so that the others take each partition as soon as it is released.
         let id = self.worker.id;
         if let Some(connection) = &mut self.connection {
-            let left = store::leave(connection, id);
+            let left = lease_store::leave(connection, id);
             if !matches!(tokio::time::timeout(self.worker.config.lease, left).await, Ok(Ok(()))) {
                 tracing::warn!("Postgres does not know that this worker has left");
             }
@@ -228,21 +234,8 @@ impl Manager {
     }
 }
 
-/// How long Postgres may take for one answer: well below the lease, as a connection that hangs must not cost all
-/// of them. (Not for a whole beat: that is a dozen round trips on a new connection, and would never be done where
-/// Postgres is far away.)
-struct Answer {
-    limit: Duration,
-}
-
-impl Answer {
-    async fn of<T>(&self, answer: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
-        store::in_time(self.limit, answer).await
-    }
-}
-
 fn owns(worker: Uuid, running: &Running, lease: &Lease) -> bool {
-    lease.owner == Some(worker) && lease.epoch == running.epoch
+    lease.owner == Some(worker) && lease.epoch == running.lease_epoch
 }
 
 /// Wakes the manager whenever another worker has released a partition, joined or left.
@@ -251,7 +244,7 @@ async fn listen(worker: Arc<Worker>, changed: Arc<Notify>) {
     loop {
         match try_listen(&worker, &changed, &mut backoff).await {
             Ok(never) => match never {},
-            // The heartbeat still finds everything, only later.
+            // The next heartbeat finds the changes as well, only later.
             Err(error) => tracing::debug!(%error, "not listening for changes of leases"),
         }
         backoff.wait().await;
@@ -265,7 +258,7 @@ async fn try_listen(
 ) -> sqlx::Result<std::convert::Infallible> {
     let mut listener = PgListener::connect_with(&worker.pool).await?;
     listener.ignore_pool_close_event(true);
-    listener.listen(store::LEASES_CHANNEL).await?;
+    listener.listen(lease_store::LEASES_CHANNEL).await?;
     backoff.reset();
     loop {
         listener.recv().await?;

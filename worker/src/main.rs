@@ -8,7 +8,7 @@ use worker::{Config, Worker};
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-// None: whoever writes one expects something of it, and is told.
+// Takes no arguments; an unknown one is an error.
 #[derive(Parser)]
 #[command(version, about, after_help = common::config::HELP)]
 struct Arguments {}

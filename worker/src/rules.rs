@@ -8,7 +8,7 @@ use common::message::Outcome;
 /// A claim as the rules see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Request<'a> {
-    /// The coupon's place in the list of the batch's coupons.
+    /// The coupon, as an index into the list of coupons.
     pub coupon: usize,
     /// Who claims.
     pub user: &'a str,
@@ -16,7 +16,7 @@ pub struct Request<'a> {
     pub claim_id: ClaimId,
 }
 
-/// A coupon before the batch.
+/// A coupon's stock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stock {
     /// How many are left.
@@ -34,12 +34,12 @@ pub struct Taken {
     pub position: i64,
 }
 
-/// What a batch does.
+/// What was decided.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Decision {
     /// One for each request, in their order.
     pub outcomes: Vec<Outcome>,
-    /// The new winners: which request, and its position.
+    /// The new winners: the request's index, and its position.
     pub winners: Vec<(usize, i64)>,
     /// How many of each coupon were won, by its place in the list of coupons.
     pub won: Vec<i32>,
@@ -47,10 +47,9 @@ pub struct Decision {
 
 /// Decides all requests in their order.
 ///
-/// `coupons` are the batch's coupons, `None` for one that does not exist; `taken` says for each
-/// request what its user had of its coupon before. The order of the checks is what clients know: an
-/// unknown coupon, then one that the user has (the same claim again gets the same answer), then one
-/// that is sold out.
+/// `coupons` are those that the requests name by index, `None` for one that does not exist; `taken` says for each
+/// request what its user had of its coupon before. The order of the checks is part of the API: an unknown coupon, then
+/// one that the user has (the same claim again gets the same answer), then one that is sold out.
 pub fn decide(requests: &[Request<'_>], coupons: &[Option<Stock>], taken: &[Option<Taken>]) -> Decision {
     debug_assert_eq!(requests.len(), taken.len());
     let mut stocks = coupons.to_vec();
@@ -98,7 +97,7 @@ mod tests {
         Uuid::from_u128(n).into()
     }
 
-    /// The rules once more, one claim at a time on plain maps, as a reader would tell them.
+    /// The same rules, one claim at a time on plain maps.
     #[derive(Default, Clone)]
     struct Model {
         coupons: BTreeMap<usize, (i32, i64)>,

@@ -1,8 +1,8 @@
 //! The sessions of Postgres that apply claims, shared by all of a worker's partitions.
 //!
-//! A session is a process of the server, which has caches of its own: tables, plans, and the processor's
-//! caches that it has filled. So the one that was used last is used first. Where only two batches are under
-//! way at a time, two sessions do nearly all, however many partitions there are.
+//! A session is a process of the server with caches of its own: tables, plans, and the processor's caches. So the one
+//! that was used last is used first: where only two partitions are busy at a time, two sessions do nearly all the
+//! work, however many partitions there are.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,36 +12,42 @@ use common::partition::PartitionId;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Result};
 
-use crate::Worker;
+use crate::context::Worker;
 use crate::store::{self, PartitionRow};
 
-/// How long a connection to Postgres may take to come up, or to close.
+/// How long a connection to Postgres may take to open, or to close.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long Postgres may take to show or to change a partition's row.
 pub(crate) const ROW_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Sessions that nobody uses at the moment. A partition takes one for as long as its statements last, or opens one, and
-/// so never waits for another partition.
+/// A connection, and when its server was started. A session does not outlive its server, so once is enough to ask.
+pub(crate) struct Session {
+    pub(crate) connection: PgConnection,
+    pub(crate) server_started_us: i64,
+}
+
+/// The sessions that nobody uses at the moment. A partition takes one for its statements, or opens one if there is
+/// none, and so never waits for another partition.
 pub(crate) struct Sessions {
     worker: Arc<Worker>,
-    /// The one that was used last is the last.
-    idle: Mutex<VecDeque<PgConnection>>,
+    /// The one that was used last is at the back.
+    idle: Mutex<VecDeque<Session>>,
 }
 
 impl Sessions {
     /// Opens none yet.
-    pub(crate) fn of(worker: Arc<Worker>) -> Self {
+    pub(crate) fn new(worker: Arc<Worker>) -> Self {
         Self { worker, idle: Mutex::default() }
     }
 
-    /// Does `work` in a session, for `limit` at most. After an error, or if this is cancelled, the session is used no
-    /// more, whatever state it is in. Nor are those that are idle after an error: whatever ended it, such as a server
-    /// that was restarted or cannot be reached, has probably ended them, too, and each would have to be waited for.
+    /// Does `work` in a session, for `limit` at most. After an error or a cancellation the session is not used again.
+    /// After an error the idle ones are not used again either: what ended this one, such as a restart of the server,
+    /// has probably ended them too, and each would have to be waited for.
     pub(crate) async fn within<T>(
         &self,
         limit: Duration,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T>,
+        work: impl AsyncFnOnce(&mut Session) -> Result<T>,
     ) -> Result<T> {
         let mut session = self.take().await?;
         let done = store::in_time(limit, work(&mut session)).await;
@@ -54,30 +60,35 @@ impl Sessions {
 
     /// Reads a partition's row.
     pub(crate) async fn partition(&self, id: PartitionId) -> Result<PartitionRow> {
-        self.within(ROW_TIMEOUT, async |session| store::partition(session, id).await).await
+        self.within(ROW_TIMEOUT, async |session| store::partition(&mut session.connection, id).await).await
     }
 
-    /// Closes the one that has not been used for longest. To be called when a partition ends, so that there are
-    /// never more sessions than partitions.
+    /// Closes the session that has been idle for longest. To be called when a partition ends, so that there are never
+    /// more sessions than partitions.
     pub(crate) async fn close_one(&self) {
         let surplus = self.idle().pop_front();
         if let Some(session) = surplus {
             // Best effort: the server notices the closed socket as well.
-            let _ = tokio::time::timeout(CONNECT_TIMEOUT, session.close()).await;
+            let _ = tokio::time::timeout(CONNECT_TIMEOUT, session.connection.close()).await;
         }
     }
 
-    /// Takes the session that was used last, or opens one.
-    async fn take(&self) -> Result<PgConnection> {
+    async fn take(&self) -> Result<Session> {
         if let Some(session) = self.idle().pop_back() {
             return Ok(session);
         }
-        let Worker { database, config, .. } = &*self.worker;
-        let opened = store::connect_for_claims(database, config.lease, config.statement_timeout);
-        store::in_time(CONNECT_TIMEOUT, opened).await
+        store::in_time(CONNECT_TIMEOUT, self.open()).await
     }
 
-    fn idle(&self) -> MutexGuard<'_, VecDeque<PgConnection>> {
+    async fn open(&self) -> Result<Session> {
+        let Worker { database, config, .. } = &*self.worker;
+        let mut connection =
+            store::connect_for_claims(database, config.lease, config.statement_timeout).await?;
+        let server_started_us = store::server_started_us(&mut connection).await?;
+        Ok(Session { connection, server_started_us })
+    }
+
+    fn idle(&self) -> MutexGuard<'_, VecDeque<Session>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

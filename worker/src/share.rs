@@ -2,8 +2,8 @@
 
 use uuid::Uuid;
 
-/// The share of `worker` among the `living`, who are in the same order for everyone: all shares
-/// differ by at most one and add up to `partitions`. One that is not listed has none.
+/// The share of `worker` among the `living`, which all workers list in the same order: shares differ by at most one and
+/// add up to `partitions`. A worker that is not listed has none.
 pub(crate) fn of(worker: Uuid, living: &[Uuid], partitions: usize) -> usize {
     let Some(rank) = living.iter().position(|id| *id == worker) else { return 0 };
     partitions / living.len() + usize::from(rank < partitions % living.len())

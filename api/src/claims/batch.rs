@@ -69,7 +69,7 @@ impl UnansweredBatch {
             self.applied = Some(now);
         }
         self.deadline <= now
-            || self.link_number != link.epoch
+            || self.link_number != link.number
             || !link.up
             || self.applied.is_some_and(|since| since + REPLY_GRACE <= now)
     }

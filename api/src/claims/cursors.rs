@@ -57,7 +57,7 @@ impl Cursors {
     /// since: a stream that was lost and written again counts from an earlier number, and a stream cannot lose its
     /// tail without the server going away.
     pub(crate) fn proves(&self, before: Cursor, sequence: i64) -> bool {
-        sequence > before.last_seq && before.link_number == self.link.borrow().epoch
+        sequence > before.last_seq && before.link_number == self.link.borrow().number
     }
 
     /// Whether the message of `receipt` had been applied when Postgres was last asked.
@@ -78,12 +78,12 @@ impl Cursors {
 mod tests {
     use super::*;
 
-    const LINK: Link = Link { up: true, epoch: 3 };
+    const LINK: Link = Link { up: true, number: 3 };
 
     fn cursors() -> (watch::Sender<Link>, Cursors) {
         let (sender, link) = watch::channel(LINK);
         let cursors = Cursors::new(link);
-        cursors.refresh(vec![Cursor { generation: 2, last_seq: 10, link_number: LINK.epoch }]);
+        cursors.refresh(vec![Cursor { generation: 2, last_seq: 10, link_number: LINK.number }]);
         (sender, cursors)
     }
 
@@ -93,7 +93,7 @@ mod tests {
         let before = cursors.get(PartitionId::new(0)).unwrap();
         assert!(cursors.proves(before, 11));
         assert!(!cursors.proves(before, 10), "the number was reached before");
-        link.send_replace(Link { epoch: LINK.epoch + 1, ..LINK });
+        link.send_replace(Link { number: LINK.number + 1, ..LINK });
         assert!(!cursors.proves(before, 11), "the stream may be another one");
     }
 
@@ -111,7 +111,7 @@ mod tests {
     fn a_cursor_without_a_stream_is_not_known() {
         let (_link, cursors) = cursors();
         assert!(cursors.are_known());
-        cursors.refresh(vec![Cursor { generation: UNPROVEN, last_seq: 0, link_number: LINK.epoch }]);
+        cursors.refresh(vec![Cursor { generation: UNPROVEN, last_seq: 0, link_number: LINK.number }]);
         assert!(!cursors.are_known());
         cursors.refresh(Vec::new());
         assert!(!cursors.are_known());

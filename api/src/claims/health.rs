@@ -110,7 +110,7 @@ impl Health {
             none => none.insert(options.connect().await?),
         };
         // The link's number first: what is read while NATS is reconnected counts for the old connection.
-        let link_number = self.link.borrow().epoch;
+        let link_number = self.link.borrow().number;
         let cursors = store::cursors(connection).await?;
         let cursors =
             cursors.into_iter().map(|(generation, last_seq)| Cursor { generation, last_seq, link_number });

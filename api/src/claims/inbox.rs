@@ -11,7 +11,7 @@ use std::time::Instant;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::{Message, StatusCode, Subject, Subscriber};
-use common::message::{REPLY_PREFIX, Reply};
+use common::message::{BatchOutcomes, REPLY_PREFIX};
 use common::partition::PartitionId;
 use common::queue::Connection;
 use futures::StreamExt;
@@ -76,7 +76,7 @@ impl Inbox {
             waiters,
             receipt: None,
             deadline,
-            link_number: self.queue.link.borrow().epoch,
+            link_number: self.queue.link.borrow().number,
             acknowledged: Some(acknowledged),
             published: Instant::now(),
             applied: None,
@@ -132,7 +132,7 @@ impl Inbox {
     }
 
     fn on_reply(&self, number: u64, message: &Message) {
-        let Ok(reply) = serde_json::from_slice::<Reply>(&message.payload) else {
+        let Ok(reply) = serde_json::from_slice::<BatchOutcomes>(&message.payload) else {
             tracing::error!(number, "a malformed reply");
             return;
         };

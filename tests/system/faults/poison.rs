@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use common::message::{REPLY_HEADER, Reply as BatchReply, VERSION};
+use common::message::{BatchOutcomes, REPLY_HEADER, VERSION};
 use common::partition::PartitionId;
 use common::stream;
 use serde_json::json;
@@ -245,7 +245,7 @@ fn a_forged_reply_header_sends_nothing_anywhere_else() {
             let message =
                 tokio::time::timeout(Duration::from_secs(10), futures::StreamExt::next(&mut overheard)).await;
             let message = message.expect("a reply for each claim of the API").unwrap();
-            if serde_json::from_slice::<BatchReply>(&message.payload).is_ok() {
+            if serde_json::from_slice::<BatchOutcomes>(&message.payload).is_ok() {
                 let subject = message.subject.as_str();
                 let tokens: Vec<_> = subject.split('.').collect();
                 assert!(tokens.len() == 4 && (tokens[0], tokens[2]) == ("replies", "r"), "{subject}");
