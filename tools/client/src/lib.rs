@@ -168,8 +168,9 @@ async fn exchange(
 /// Tells apart what is not HTTP from a connection that broke.
 fn classified(error: &hyper::Error) -> Error {
     let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<io::Error>());
-    let not_http = source
-        .is_some_and(|error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData));
+    let not_http = source.is_some_and(|error| {
+        matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)
+    });
     match error.is_parse() || not_http {
         true => Error::Malformed(chain(error)),
         false => Error::Broken(chain(error)),

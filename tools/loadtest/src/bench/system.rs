@@ -10,7 +10,8 @@ use servers::stack::{NatsPasswords, NatsUser, nats_options};
 use servers::{Nats, Postgres, port};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::http::{Client, Target};
+use crate::api::Client;
+use crate::target::Target;
 
 use super::usage::Watched;
 
@@ -201,15 +202,19 @@ impl Running {
     async fn wait_until_it_works(&self, database_url: &str, system: System) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         for (api, target) in self.targets.iter().enumerate() {
-            let mut client = Client::new(target.clone());
+            let mut client = Client::new(target)?;
             for probe in 0..PROBES {
                 let coupon = format!("probe-{api}-{probe}");
                 let made = json!({"name": coupon, "amount": 1});
-                self.until(deadline, || Ok(client.post("/api/coupons", &made)?.status == 201)).await?;
+                self.until(deadline, async || {
+                    Ok(client.send("/api/coupons", Some(&made)).await?.status() == 201)
+                })
+                .await?;
                 let claim = json!({"user_id": "probe", "coupon_name": coupon});
-                self.until(deadline, || {
+                self.until(deadline, async || {
                     // A claim that was pending before is claimed already now.
-                    Ok(matches!(client.post("/api/coupons/claim", &claim)?.status, 200 | 409))
+                    let status = client.send("/api/coupons/claim", Some(&claim)).await?.status().as_u16();
+                    Ok(matches!(status, 200 | 409))
                 })
                 .await?;
             }
@@ -245,10 +250,10 @@ impl Running {
     async fn until(
         &self,
         deadline: Instant,
-        mut works: impl FnMut() -> anyhow::Result<bool>,
+        mut works: impl AsyncFnMut() -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         loop {
-            let last = works();
+            let last = works().await;
             if matches!(last, Ok(true)) {
                 return Ok(());
             }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::drive::{Mix, Pace, threads_default};
-use crate::http::Target;
 use crate::sale::Sale;
+use crate::target::Target;
 
 use super::system::System;
 

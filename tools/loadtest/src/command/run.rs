@@ -11,9 +11,9 @@ use anyhow::{Context, ensure};
 use clap::Args;
 
 use crate::drive::{Mix, Pace, Plan, threads_default};
-use crate::http::Target;
 use crate::report::{self, Progress};
 use crate::sale::Sale;
+use crate::target::Target;
 
 /// Requests per second of an open loop.
 const RATES: RangeInclusive<f64> = 0.001..=1e7;
@@ -68,7 +68,7 @@ pub struct RunArgs {
     /// How long to wait for an answer.
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
-    /// Event loops [default: half the number of cores; if that is more, one for every 128 connections, up to the number of cores].
+    /// Threads [default: half the number of cores; if that is more, one for every 128 connections, up to the number of cores].
     #[arg(long)]
     threads: Option<NonZeroUsize>,
     /// Another seed makes other users repeat and want other coupons.
