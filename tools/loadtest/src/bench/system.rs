@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, Connection, PgConnection};
 use crate::api::Client;
 use crate::target::Target;
 
+use super::machine::BATCH;
 use super::usage::Watched;
 
 /// How long a system may take to answer its first claims.
@@ -91,6 +92,8 @@ pub(super) struct Ground {
     pub(super) folder: PathBuf,
     /// Environment variables of this system's processes.
     pub(super) settings: Vec<(String, String)>,
+    /// Whether APIs and workers are started with [`BATCH`].
+    pub(super) batch: bool,
 }
 
 /// A system that serves claims.
@@ -121,10 +124,8 @@ impl Ground {
             System::Queue { apis, workers } => self.queue(&mut running, &folder, &url, apis, workers).await?,
             peer => {
                 let port = port::free()?;
-                // As bare as this system's own processes.
-                let program = Program::new(std::env::current_exe()?, folder.join("peer.log"))
-                    .clean_env()
-                    .folder(&folder)
+                let program = self
+                    .program(&std::env::current_exe()?, &folder, "peer.log")
                     .args(["peer", peer.name(), "--port", &port.to_string()])
                     .env("DATABASE_URL", &url);
                 running.add("api", program.spawn().await?);
@@ -139,6 +140,15 @@ impl Ground {
         Ok(running)
     }
 
+    /// An API or a worker of any system: with nothing in its environment but what it is told.
+    fn program(&self, path: &Path, folder: &Path, log: &str) -> Program {
+        let program = match self.batch {
+            true => Program::new(BATCH[0], folder.join(log)).args(&BATCH[1..]).arg(path),
+            false => Program::new(path, folder.join(log)),
+        };
+        program.clean_env().folder(folder)
+    }
+
     async fn queue(
         &self,
         running: &mut Running,
@@ -151,9 +161,7 @@ impl Ground {
         let nats = Nats::start(nats_options(folder, &passwords)?).await?;
         running.watched.push(Watched { role: "nats", pid: nats.pid(), tree: false });
         let program = |name: &str, user: NatsUser, log: String| {
-            Program::new(self.binaries.join(name), folder.join(log))
-                .clean_env()
-                .folder(folder)
+            self.program(&self.binaries.join(name), folder, &log)
                 .envs(self.settings.iter().cloned())
                 .env("DATABASE_URL", database_url)
                 .env("NATS_URL", nats.url())

@@ -103,11 +103,16 @@ impl RunArgs {
         }
         if let Some(folder) = plots {
             fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-            report::throughput(&folder.join("throughput.svg"), &report.timeline)?;
+            report::throughput(
+                &folder.join("throughput.svg"),
+                "Decided claims per second",
+                &report.timeline,
+            )?;
             let total = &report.outcome.total;
-            let mut curves = vec![("all", &total.latency_us), ("won", &total.won_latency_us)];
+            let mut curves =
+                vec![("decided claims", &total.latency_us), ("won claims", &total.won_latency_us)];
             curves.retain(|(_, latency)| !latency.is_empty());
-            report::latency(&folder.join("latency.svg"), &curves)?;
+            report::latency(&folder.join("latency.svg"), "Latency by percentile", &curves)?;
         }
         Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
