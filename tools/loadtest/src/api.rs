@@ -2,13 +2,21 @@
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
-use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
+use client::{Bytes, Connection, Limits, Method, Response};
+use futures::future::try_join_all;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio::runtime::Builder;
 
-use crate::http::{Client, Target};
+use crate::target::Target;
+
+/// The largest body is that of a coupon with tens of millions of claims. One with a million takes seconds on a slow
+/// server.
+const LIMITS: Limits = Limits { connect: TIMEOUT, body_bytes_max: 1 << 30 };
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Coupons made or viewed at a time: enough to fill a server's group commits.
 const CLIENTS: usize = 16;
@@ -34,22 +42,50 @@ struct View<'a> {
     claimed_by: Vec<Cow<'a, str>>,
 }
 
+/// A connection to one server of the API, for setting up and checking.
+#[derive(Debug)]
+pub struct Client<'a> {
+    target: &'a Target,
+    connection: Connection,
+}
+
+impl<'a> Client<'a> {
+    /// A client for `target`, not connected yet.
+    ///
+    /// # Errors
+    /// When the host's name has no address.
+    pub fn new(target: &'a Target) -> anyhow::Result<Self> {
+        Ok(Self { target, connection: Connection::new(target.resolve()?, LIMITS) })
+    }
+
+    /// Sends `body` to `path`, or asks for it without one. The path is encoded already.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or does not answer in HTTP.
+    pub async fn send(&mut self, path: &str, body: Option<&Value>) -> anyhow::Result<Response<Bytes>> {
+        let method = if body.is_some() { Method::POST } else { Method::GET };
+        let what = format!("{method} {path}");
+        let request = client::request(method, &self.target.path(path), &self.target.authority(), body)?;
+        self.connection.send(request, TIMEOUT).await.context(what)
+    }
+}
+
 /// Makes the coupons, `stock` of each. One that exists already is used as it is. Returns their state.
 ///
 /// # Errors
 /// When the server cannot be reached, or refuses.
 pub fn make_coupons(target: &Target, names: &[String], stock: u32) -> anyhow::Result<Vec<Coupon>> {
-    in_parallel(target, names, |client, name| {
-        let reply = client.post("/api/coupons", &json!({"name": name, "amount": stock}))?;
-        match reply.status {
+    in_parallel(target, names, async |client, name| {
+        let reply = client.send("/api/coupons", Some(&json!({"name": name, "amount": stock}))).await?;
+        match reply.status().as_u16() {
             201 => Ok(Coupon {
                 name: name.to_owned(),
                 amount: stock.into(),
                 remaining: stock.into(),
                 claimed_by: Vec::new(),
             }),
-            409 => view(client, name, &|_| None),
-            status => bail!("making the coupon {name:?} was answered with {status}: {}", text(&reply.body)),
+            409 => view(client, name, &|_| None).await,
+            status => bail!("making the coupon {name:?} was answered with {status}: {}", text(reply.body())),
         }
     })
 }
@@ -61,21 +97,21 @@ pub fn make_coupons(target: &Target, names: &[String], stock: u32) -> anyhow::Re
 pub fn view_coupons(
     target: &Target,
     names: &[String],
-    user_of: impl Fn(&str) -> Option<u32> + Sync,
+    user_of: impl Fn(&str) -> Option<u32>,
 ) -> anyhow::Result<Vec<Coupon>> {
-    in_parallel(target, names, |client, name| view(client, name, &user_of))
+    in_parallel(target, names, async |client, name| view(client, name, &user_of).await)
 }
 
-fn view(client: &mut Client, name: &str, user_of: &dyn Fn(&str) -> Option<u32>) -> anyhow::Result<Coupon> {
-    let reply = client.get(&format!("/api/coupons/{}", path_segment(name)))?;
-    ensure!(
-        reply.status == 200,
-        "asking for the coupon {name:?} was answered with {}: {}",
-        reply.status,
-        text(&reply.body)
-    );
+async fn view(
+    client: &mut Client<'_>,
+    name: &str,
+    user_of: &dyn Fn(&str) -> Option<u32>,
+) -> anyhow::Result<Coupon> {
+    let reply = client.send(&format!("/api/coupons/{}", path_segment(name)), None).await?;
+    let (status, body) = (reply.status().as_u16(), reply.body());
+    ensure!(status == 200, "asking for the coupon {name:?} was answered with {status}: {}", text(body));
     let view: View<'_> =
-        serde_json::from_slice(&reply.body).with_context(|| format!("the view of the coupon {name:?}"))?;
+        serde_json::from_slice(body).with_context(|| format!("the view of the coupon {name:?}"))?;
     Ok(Coupon {
         name: name.to_owned(),
         amount: view.amount,
@@ -88,25 +124,19 @@ fn view(client: &mut Client, name: &str, user_of: &dyn Fn(&str) -> Option<u32>) 
 fn in_parallel(
     target: &Target,
     names: &[String],
-    one: impl Fn(&mut Client, &str) -> anyhow::Result<Coupon> + Sync,
+    one: impl AsyncFn(&mut Client<'_>, &str) -> anyhow::Result<Coupon>,
 ) -> anyhow::Result<Vec<Coupon>> {
     let share = names.len().div_ceil(CLIENTS).max(1);
-    let one = &one;
-    thread::scope(|scope| {
-        let shares = names.chunks(share).map(|names| {
-            scope.spawn(move || {
-                let mut client = Client::new(target.clone());
-                names.iter().map(|name| one(&mut client, name)).collect::<anyhow::Result<Vec<_>>>()
-            })
-        });
-        // All are started before the first is waited for.
-        let shares = shares.collect::<Vec<_>>();
+    let shares = names.chunks(share).map(async |names| {
+        let mut client = Client::new(target)?;
         let mut coupons = Vec::with_capacity(names.len());
-        for share in shares {
-            coupons.extend(share.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        for name in names {
+            coupons.push(one(&mut client, name).await?);
         }
-        Ok(coupons)
-    })
+        anyhow::Ok(coupons)
+    });
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(try_join_all(shares))?.concat())
 }
 
 /// A name as one segment of a path.

@@ -30,7 +30,7 @@ use workload::Workload;
 /// What to compare, and how thoroughly.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Names of the workloads, or letters of groups; empty for all.
+    /// Names of the workloads, or what some names begin with; empty for all.
     pub workloads: Vec<String>,
     /// Names of the systems; empty for all.
     pub systems: Vec<String>,
@@ -42,7 +42,7 @@ pub struct Options {
     pub seconds: f64,
     /// Builds the API and the worker first.
     pub build: bool,
-    /// Where `PERFORMANCE.md` and its plots are written, if at all.
+    /// The folder for `benchmark.md` and its plots, if they are written at all.
     pub docs: Option<PathBuf>,
     /// Where everything measured is written, if at all.
     pub json: Option<PathBuf>,
@@ -60,7 +60,7 @@ pub fn workspace() -> PathBuf {
 /// # Errors
 /// When a system cannot be built or started, or does not answer.
 pub fn bench(options: &Options) -> anyhow::Result<(String, bool)> {
-    let workloads = chosen(Workload::all(), &options.workloads, |workload| workload.id)?;
+    let workloads = chosen(Workload::all(), &options.workloads, |workload| workload.name)?;
     let systems = chosen(System::ALL.to_vec(), &options.systems, |system| system.name())?;
     let any = workloads.iter().any(|workload| systems.iter().any(|system| workload.suits(*system)));
     ensure!(any, "none of these systems is measured with any of these workloads");
@@ -74,7 +74,8 @@ pub fn bench(options: &Options) -> anyhow::Result<(String, bool)> {
     let folder = temporary_folder()?;
     let postgres = runtime.block_on(Postgres::start(stack::postgres_options(&folder)))?;
     let machine = runtime.block_on(Machine::look(&postgres.url("postgres"), &workspace()))?;
-    let ground = Ground { postgres, binaries, folder, settings: options.settings.clone() };
+    let settings = options.settings.clone();
+    let ground = Ground { postgres, binaries, folder, settings, batch: machine.batch };
 
     let mut results = Results::default();
     let outcome = measure(&runtime, &ground, &workloads, &systems, options, &mut results);
@@ -94,14 +95,13 @@ pub fn bench(options: &Options) -> anyhow::Result<(String, bool)> {
     let tables = tables::tables(&results, &workloads, &systems);
     if let Some(docs) = &options.docs {
         let mut how = format!(
-            "Each figure is the median of {} runs of {} seconds, each from an empty database, interleaved with those \
-             of the other systems.",
+            "median of {} runs of {} seconds, each from an empty database, interleaved with those of the other systems",
             options.repeats, options.seconds
         );
         for (name, value) in &options.settings {
-            how.push_str(&format!(" This system has `{name}={value}`."));
+            how.push_str(&format!("; this system has `{name}={value}`"));
         }
-        page::write(docs, &machine, &results, &tables, &workloads, &systems, &how)?;
+        page::write(docs, &machine.rows(&how), &results, &tables, &workloads, &systems)?;
     }
     written.context("writing the JSON file")?;
     let sound = results.0.iter().all(|measurement| measurement.broken.is_empty());
@@ -121,7 +121,7 @@ fn measure(
         for (workload, system) in schedule(workloads, systems, repeat) {
             run += 1;
             let measurement = one(runtime, ground, workload, system, (run, repeat), options.seconds)
-                .with_context(|| format!("{} on {}", workload.id, system.name()))?;
+                .with_context(|| format!("{} on {}", workload.name, system.name()))?;
             eprintln!("  {}", line(&measurement, options.repeats));
             results.0.push(measurement);
         }
@@ -139,7 +139,7 @@ fn schedule<'a>(workloads: &'a [Workload], systems: &[System], repeat: u32) -> V
         false => (workload::SEVERAL, workload::MANY),
     };
     let mut rows: Vec<_> = workloads.iter().collect();
-    surround(&mut rows, workload::HOT, [before, after], |workload| Some(workload.id));
+    surround(&mut rows, workload::HOT, [before, after], |workload| Some(workload.name));
     let mut runs = Vec::new();
     for (row, workload) in rows.into_iter().enumerate() {
         let suits = |system: &System| systems.contains(system) && workload.suits(*system);
@@ -150,7 +150,7 @@ fn schedule<'a>(workloads: &'a [Workload], systems: &[System], repeat: u32) -> V
         runs.extend(order.into_iter().map(|system| (workload, system)));
     }
     surround(&mut runs, workload::HOT, [before, after], |(workload, system)| {
-        (*system == System::QUEUE).then_some(workload.id)
+        (*system == System::QUEUE).then_some(workload.name)
     });
     runs
 }
@@ -194,7 +194,7 @@ fn one(
     let report = driven.check()?;
     runtime.block_on(ground.stop(running))?;
     let used = Used { memory_mib, ..after.since(&before) };
-    Ok(Measurement::new(workload.id, system.name(), repeat, report, used))
+    Ok(Measurement::new(workload.name, system.name(), repeat, report, used))
 }
 
 /// What was used of the machine up to a moment.
@@ -230,7 +230,7 @@ fn line(measurement: &Measurement, repeats: u32) -> String {
         repeat, workload, system, rate: per_second, p50_ms, p99_ms, missed, foreign_cpu, ..
     } = measurement;
     let mut line = format!(
-        "{repeat}/{repeats}  {workload:<6}{system:<12}{:>9}/s  p50 {:>6}  p99 {:>6} ms  others' CPU {:>2.0}%",
+        "{repeat}/{repeats}  {workload:<14}{system:<12}{:>9}/s  p50 {:>6}  p99 {:>6} ms  others' CPU {:>2.0}%",
         rate(*per_second),
         ms(*p50_ms),
         ms(*p99_ms),
@@ -245,23 +245,23 @@ fn line(measurement: &Measurement, repeats: u32) -> String {
     line
 }
 
-/// Those of `all` that one of `wanted` is the name of, or the group's letter; all of them if nothing is wanted.
+/// Those of `all` that one of `wanted` is the name of, or the first words of; all of them if nothing is wanted.
 fn chosen<T>(
     mut all: Vec<T>,
     wanted: &[String],
     name: impl Fn(&T) -> &'static str,
 ) -> anyhow::Result<Vec<T>> {
+    let names = all.iter().map(&name).collect::<Vec<_>>();
+    let matches = |name: &str, wish: &String| {
+        let begins = name.strip_prefix(wish.as_str()).is_some_and(|rest| rest.starts_with('-'));
+        name == wish || begins && !names.contains(&wish.as_str())
+    };
     for wish in wanted {
-        let known = || all.iter().map(&name).collect::<Vec<_>>().join(", ");
-        ensure!(all.iter().any(|item| matches(name(item), wish)), "there is no {wish:?}, only {}", known());
+        let known = names.iter().any(|name| matches(name, wish));
+        ensure!(known, "there is no {wish:?}, only {}", names.join(", "));
     }
     all.retain(|item| wanted.is_empty() || wanted.iter().any(|wish| matches(name(item), wish)));
     Ok(all)
-}
-
-/// A wish is a whole name, or the letter of a group.
-fn matches(name: &str, wish: &str) -> bool {
-    name == wish || wish.len() == 1 && name.starts_with(wish)
 }
 
 /// The folder with this program, the API and the worker, which are built first if `build` says so.
@@ -299,15 +299,15 @@ mod tests {
         let workloads = Workload::all();
         for repeat in 1..=5 {
             let runs = schedule(&workloads, &System::ALL, repeat);
-            let runs: Vec<_> = runs.iter().map(|(workload, system)| (workload.id, system.name())).collect();
-            let hot = runs.iter().position(|run| *run == ("a256", "queue")).unwrap();
+            let runs: Vec<_> = runs.iter().map(|(workload, system)| (workload.name, system.name())).collect();
+            let hot = runs.iter().position(|run| *run == ("hot-256", "queue")).unwrap();
             let mut neighbours = [runs[hot - 1], runs[hot + 1]];
-            assert_eq!(neighbours[0].0, if repeat % 2 == 0 { "d" } else { "c" });
+            assert_eq!(neighbours[0].0, if repeat % 2 == 0 { "coupons-10000" } else { "coupons-64" });
             neighbours.sort_unstable();
-            assert_eq!(neighbours, [("c", "queue"), ("d", "queue")]);
+            assert_eq!(neighbours, [("coupons-10000", "queue"), ("coupons-64", "queue")]);
             // And the other systems' runs are not far.
-            for id in ["c", "d"] {
-                let place = |system| runs.iter().position(|run| *run == (id, system)).unwrap();
+            for name in ["coupons-64", "coupons-10000"] {
+                let place = |system| runs.iter().position(|run| *run == (name, system)).unwrap();
                 assert!(place("queue").abs_diff(place("row-lock")) <= 2 * System::ALL.len());
             }
 
@@ -316,20 +316,25 @@ mod tests {
             assert_eq!((runs.len(), each_once.len()), (all.clone().sum(), all.sum()));
         }
         // Nothing is moved to where nothing is.
-        let alone = chosen(Workload::all(), &["c".to_owned()], |workload| workload.id).unwrap();
+        let alone = chosen(Workload::all(), &["coupons-64".to_owned()], |workload| workload.name).unwrap();
         assert_eq!(schedule(&alone, &System::ALL, 1).len(), System::ALL.len());
     }
 
     #[test]
-    fn workloads_are_chosen_by_name_or_letter() {
+    fn items_are_chosen_by_name_or_by_how_names_begin() {
         let chosen = |wanted: &[&str]| {
             let wanted = wanted.iter().map(|&wish| wish.to_owned()).collect::<Vec<_>>();
-            let all = chosen(Workload::all(), &wanted, |workload| workload.id);
-            all.map(|all| all.iter().map(|workload| workload.id).collect::<Vec<_>>())
+            let all = chosen(Workload::all(), &wanted, |workload| workload.name);
+            all.map(|all| all.iter().map(|workload| workload.name).collect::<Vec<_>>())
         };
-        assert_eq!(chosen(&["a", "e"]).unwrap(), ["a1", "a64", "a256", "a1024", "e"]);
-        assert_eq!(chosen(&["a64"]).unwrap(), ["a64"]);
+        assert_eq!(
+            chosen(&["hot", "repeated"]).unwrap(),
+            ["hot-1", "hot-64", "hot-256", "hot-1024", "repeated"]
+        );
+        assert_eq!(chosen(&["hot-1"]).unwrap(), ["hot-1"]);
         assert_eq!(chosen(&[]).unwrap().len(), Workload::all().len());
-        assert!(chosen(&["x"]).is_err());
+        assert!(chosen(&["x"]).is_err() && chosen(&["ho"]).is_err());
+        let systems = super::chosen(System::ALL.to_vec(), &["queue".to_owned()], |system| system.name());
+        assert_eq!(systems.unwrap(), [System::QUEUE]);
     }
 }

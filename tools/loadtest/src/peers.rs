@@ -9,23 +9,27 @@ mod store;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use axum::Router;
+use axum::serve::ListenerExt as _;
+use tokio::net::TcpSocket;
 
 pub use ceiling::ceiling;
 pub use conditional::conditional;
 pub use row_lock::row_lock;
 pub use store::{SESSIONS_DEFAULT, connect};
 
+/// Connections that may wait in the kernel until they are taken: all of a generator's come at once.
+const LISTEN_BACKLOG: u32 = 4096;
+
 /// Serves `router` on this machine's loopback address until the process ends.
 ///
 /// # Errors
 /// When the port is taken.
 pub async fn serve(router: Router, port: u16) -> std::io::Result<()> {
-    use axum::serve::ListenerExt;
-
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    let listener = api::http::server::listen(address, api::config::LISTEN_BACKLOG_DEFAULT)?;
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
     // Answers go out at once, as those of any server tuned for latency.
-    let listener = listener.tap_io(|stream| {
+    let listener = socket.listen(LISTEN_BACKLOG)?.tap_io(|stream| {
         let _ = stream.set_nodelay(true);
     });
     axum::serve(listener, router).await

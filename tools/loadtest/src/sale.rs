@@ -7,7 +7,7 @@ use anyhow::Context;
 
 use crate::api::{self, Coupon};
 use crate::drive::{self, Drive, Ledger, Mix, Outcome, Pace, Plan, Requests, Stretch};
-use crate::http::Target;
+use crate::target::Target;
 use crate::timeline::{Sample, Timeline};
 use crate::verify::{self, Check};
 
@@ -28,7 +28,7 @@ pub struct Sale {
     pub length: Option<Duration>,
     /// Keep-alive connections.
     pub connections: usize,
-    /// Event loops.
+    /// Threads of the generator.
     pub threads: usize,
     /// Time limit for one answer.
     pub timeout: Duration,
@@ -102,8 +102,8 @@ impl Sale {
         let tag = tag();
         let names = self.coupon_names(&tag);
         let keyed = self.retries > 0;
-        let requests =
-            self.targets.iter().map(|target| Requests::new(target, &names, &tag, keyed)).collect::<Vec<_>>();
+        let requests = self.targets.iter().map(|target| Requests::new(target, &names, &tag, keyed));
+        let requests = requests.collect::<anyhow::Result<Vec<_>>>()?;
         let resolved = self.targets.iter().map(Target::resolve).collect::<std::io::Result<Vec<_>>>();
         let addresses = resolved.context("the server's address")?;
         let before = api::make_coupons(first, &names, self.stock)?;
@@ -164,7 +164,7 @@ impl Prepared {
     /// Drives the load. `progress` is called several times a second.
     ///
     /// # Errors
-    /// When the event loops cannot be set up.
+    /// When the threads cannot be set up.
     pub fn drive(self, mut progress: impl FnMut(Option<&Stretch>)) -> anyhow::Result<Driven> {
         let mut timeline = Timeline::default();
         let drive = self.sale.drive(self.addresses.clone());

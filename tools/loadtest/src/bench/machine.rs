@@ -23,7 +23,12 @@ pub(super) struct Machine {
     pub(super) nats: String,
     /// Settings of Postgres that decide about durability.
     pub(super) durability: Vec<(String, String)>,
+    /// Whether programs can be started with [`BATCH`].
+    pub(super) batch: bool,
 }
+
+/// Starts a program whose threads displace nobody when they wake up: on a busy machine all get more done.
+pub(super) const BATCH: [&str; 3] = ["chrt", "-b", "0"];
 
 impl Machine {
     /// Looks around. `postgres_url` is the server used, `workspace` the folder of the sources.
@@ -55,7 +60,32 @@ impl Machine {
             postgres,
             nats: nats_version(&Search::from_env().nats_server().await?.path),
             durability,
+            batch: output(Command::new(BATCH[0]).args(&BATCH[1..]).arg("true")).is_some(),
         })
+    }
+
+    /// All of it for a table, with `how` each figure was measured.
+    pub(super) fn rows(&self, how: &str) -> [(&'static str, String); 8] {
+        let durability = self.durability.iter().map(|(name, value)| format!("{name}={value}"));
+        let durability = durability.collect::<Vec<_>>().join(", ");
+        let Self { processor, cores, memory_gib, kernel, .. } = self;
+        let scheduling = match self.batch {
+            true => format!("APIs and workers, of all systems, are started with `{}`", BATCH.join(" ")),
+            false => format!("as usual: there is no `{}`", BATCH[0]),
+        };
+        [
+            ("each figure", how.to_owned()),
+            ("measured", format!("{} at commit {}", self.date, self.commit)),
+            (
+                "machine",
+                format!("{processor}, {cores} cores, {memory_gib:.0} GiB, Linux {kernel}; all on this one"),
+            ),
+            ("scheduling", scheduling),
+            ("PostgreSQL", format!("{}, {durability}", self.postgres)),
+            ("NATS", format!("{}, sync_interval: always", self.nats)),
+            ("compiler", self.rustc.clone()),
+            ("latency", "from when a claim was due until it was decided, in milliseconds".to_owned()),
+        ]
     }
 }
 

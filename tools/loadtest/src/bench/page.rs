@@ -1,75 +1,41 @@
-//! The measured part of `docs/PERFORMANCE.md`, and its plots.
+//! What was measured as a page: `benchmark.md` and its plots.
 
 use std::fs;
-use std::io;
 use std::path::Path;
 
 use anyhow::Context;
 
 use crate::report::{self, Bars};
 
-use super::machine::Machine;
 use super::results::Results;
 use super::system::System;
-use super::workload::Workload;
+use super::tables::Table;
+use super::workload::{self, Workload};
 
-/// What is between these lines is replaced; the rest of the page is written by hand.
-const BEGIN: &str = "<!-- figures: begin (written by `cargo run --release -p loadtest -- bench`) -->";
-const END: &str = "<!-- figures: end -->";
+const TITLE: &str = "# Benchmark\n\nWritten by `cargo run --release -p loadtest -- bench`.\n\n";
 
-/// The page's beginning when there is none yet.
-const TITLE: &str = "# Performance\n\n";
-
-/// Writes the figures into `PERFORMANCE.md` in `folder`, and the plots beside it.
+/// Writes `benchmark.md` into `folder`, and the plots beside it. `about` is where the figures come from.
 pub(super) fn write(
     folder: &Path,
-    machine: &Machine,
+    about: &[(&str, String)],
     results: &Results,
     tables: &str,
     workloads: &[Workload],
     systems: &[System],
-    how: &str,
 ) -> anyhow::Result<()> {
-    fs::create_dir_all(folder)?;
-    let mut figures = about(machine, how);
-    for (file, title) in plots(folder, results, workloads, systems)? {
-        figures.push_str(&format!("![{title}]({file})\n\n"));
+    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    let mut page = TITLE.to_owned();
+    let mut table = Table::new(["".to_owned(), "".to_owned()]);
+    for (name, value) in about {
+        table.row([(*name).to_owned(), value.clone()]);
     }
-    figures.push_str(tables);
-    let file = folder.join("PERFORMANCE.md");
-    let page = match fs::read_to_string(&file) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => TITLE.to_owned(),
-        page => page.with_context(|| format!("reading {}", file.display()))?,
-    };
-    fs::write(&file, replaced(&page, &figures)).with_context(|| format!("writing {}", file.display()))
-}
-
-/// The page with its figures replaced, or with figures at its end when it had none.
-fn replaced(page: &str, figures: &str) -> String {
-    let figures = figures.trim_end();
-    let (before, after) = match (page.find(BEGIN), page.find(END)) {
-        (Some(begin), Some(end)) if begin < end => (&page[..begin], &page[end + END.len()..]),
-        _ => (page, "\n"),
-    };
-    format!("{before}{BEGIN}\n\n{figures}\n\n{END}{after}")
-}
-
-fn about(machine: &Machine, how: &str) -> String {
-    let durability = machine.durability.iter().map(|(name, value)| format!("{name}={value}"));
-    let durability = durability.collect::<Vec<_>>().join(", ");
-    format!(
-        "Measured on {} at commit {}, on {} ({} cores, {:.0} GiB, Linux {}), load generator and all servers on this \
-         one machine. PostgreSQL {} ({durability}), NATS {} (sync_interval: always), {}. {how}\n\n",
-        machine.date,
-        machine.commit,
-        machine.processor,
-        machine.cores,
-        machine.memory_gib,
-        machine.kernel,
-        machine.postgres,
-        machine.nats,
-        machine.rustc,
-    )
+    table.write(&mut page);
+    for (file, title) in plots(folder, results, workloads, systems)? {
+        page.push_str(&format!("![{title}]({file})\n\n"));
+    }
+    page.push_str(tables);
+    let file = folder.join("benchmark.md");
+    fs::write(&file, page).with_context(|| format!("writing {}", file.display()))
 }
 
 /// Draws what there are figures for. Returns the files' names and titles.
@@ -78,58 +44,42 @@ fn plots(
     results: &Results,
     workloads: &[Workload],
     systems: &[System],
-) -> anyhow::Result<Vec<(&'static str, &'static str)>> {
+) -> anyhow::Result<Vec<(&'static str, String)>> {
     let mut drawn = Vec::new();
     let rates = |workload: &Workload| {
-        let rate = |system: &System| {
-            results.spread(workload.id, system.name(), |m| m.rate).map(|spread| spread.median)
-        };
-        (workload.id.to_owned(), systems.iter().map(rate).collect())
+        let rate = |system: &System| results.median(workload.name, system.name(), |m| m.rate);
+        (workload.title(), systems.iter().map(rate).collect())
     };
     let groups = workloads.iter().filter(|workload| !workload.open && workload.suits(System::RowLock));
     let bars = Bars {
-        title: "Decided claims per second".to_owned(),
+        title: "Decided claims per second, by workload and system (logarithmic)".to_owned(),
         systems: systems.iter().map(|system| system.title().to_owned()).collect(),
         groups: groups.map(rates).collect(),
     };
     if !bars.groups.is_empty() {
         report::bars(&folder.join("throughput.svg"), &bars)?;
-        drawn.push(("throughput.svg", "Decided claims per second by workload and system"));
+        drawn.push(("throughput.svg", bars.title));
     }
-    for (workload, file, title) in [
-        ("a256", "latency.svg", "Latency of a hot coupon at 256 connections by percentile"),
-        ("f", "latency-open.svg", "Latency at 5,000 claims per second by percentile"),
-    ] {
+    for (name, file) in [(workload::HOT, "latency.svg"), (workload::OPEN, "latency-open.svg")] {
         // The last repetition stands for all. One that fell behind has no latency of its own.
         let last = systems.iter().filter_map(|system| {
-            let last = results.cell(workload, system.name()).pop()?;
-            (last.missed == 0 || workload != "f").then_some((system.title(), &last.latency_us))
+            let last = results.cell(name, system.name()).pop()?;
+            (last.missed == 0 || name != workload::OPEN).then_some((system.title(), &last.latency_us))
         });
         let curves = last.collect::<Vec<_>>();
-        if !curves.is_empty() {
-            report::latency(&folder.join(file), &curves)?;
+        let workload = workloads.iter().find(|workload| workload.name == name);
+        if let Some(workload) = workload.filter(|_| !curves.is_empty()) {
+            let title = format!("Latency by percentile, {}", workload.title());
+            report::latency(&folder.join(file), &title, &curves)?;
             drawn.push((file, title));
         }
     }
-    if let Some(run) = results.0.iter().rev().find(|m| m.workload == "g") {
-        report::throughput(&folder.join("endurance.svg"), &run.timeline)?;
-        drawn.push(("endurance.svg", "Claims per second during 2,000,000 claims on one coupon"));
+    let endurance = workloads.iter().find(|workload| workload.name == workload::ENDURANCE);
+    let last = results.0.iter().rev().find(|m| m.workload == workload::ENDURANCE);
+    if let Some((workload, run)) = endurance.zip(last) {
+        let title = format!("Decided claims per second, {}", workload.title());
+        report::throughput(&folder.join("endurance.svg"), &title, &run.timeline)?;
+        drawn.push(("endurance.svg", title));
     }
     Ok(drawn)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_figures_of_a_page_are_replaced() {
-        let first = replaced("# Performance\n\nBy hand.\n\n", "old\n");
-        let page = format!("{first}\nAlso by hand.\n");
-        let second = replaced(&page, "new\n\n");
-        assert!(second.starts_with("# Performance\n\nBy hand.\n\n<!--"), "{second}");
-        assert!(second.ends_with("end -->\n\nAlso by hand.\n"), "{second}");
-        assert!(second.contains("\n\nnew\n\n") && !second.contains("old"), "{second}");
-        assert_eq!(replaced(&second, "new"), second);
-    }
 }

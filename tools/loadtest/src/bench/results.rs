@@ -136,6 +136,16 @@ impl Results {
         Spread::of(self.cell(workload, system).into_iter().map(figure))
     }
 
+    /// The median of a figure of one cell.
+    pub(super) fn median(
+        &self,
+        workload: &str,
+        system: &str,
+        figure: impl Fn(&Measurement) -> f64,
+    ) -> Option<f64> {
+        self.spread(workload, system, figure).map(|spread| spread.median)
+    }
+
     /// The spread of the ratios of a figure of two cells. Only runs of the same repetition are compared: they were
     /// made one soon after the other, on a machine in much the same mood.
     pub(super) fn ratio(

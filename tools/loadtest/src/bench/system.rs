@@ -10,8 +10,10 @@ use servers::stack::{NatsPasswords, NatsUser, nats_options};
 use servers::{Nats, Postgres, port};
 use sqlx::{AssertSqlSafe, Connection, PgConnection};
 
-use crate::http::{Client, Target};
+use crate::api::Client;
+use crate::target::Target;
 
+use super::machine::BATCH;
 use super::usage::Watched;
 
 /// How long a system may take to answer its first claims.
@@ -90,6 +92,8 @@ pub(super) struct Ground {
     pub(super) folder: PathBuf,
     /// Environment variables of this system's processes.
     pub(super) settings: Vec<(String, String)>,
+    /// Whether APIs and workers are started with [`BATCH`].
+    pub(super) batch: bool,
 }
 
 /// A system that serves claims.
@@ -120,10 +124,8 @@ impl Ground {
             System::Queue { apis, workers } => self.queue(&mut running, &folder, &url, apis, workers).await?,
             peer => {
                 let port = port::free()?;
-                // As bare as this system's own processes.
-                let program = Program::new(std::env::current_exe()?, folder.join("peer.log"))
-                    .clean_env()
-                    .folder(&folder)
+                let program = self
+                    .program(&std::env::current_exe()?, &folder, "peer.log")
                     .args(["peer", peer.name(), "--port", &port.to_string()])
                     .env("DATABASE_URL", &url);
                 running.add("api", program.spawn().await?);
@@ -138,6 +140,15 @@ impl Ground {
         Ok(running)
     }
 
+    /// An API or a worker of any system: with nothing in its environment but what it is told.
+    fn program(&self, path: &Path, folder: &Path, log: &str) -> Program {
+        let program = match self.batch {
+            true => Program::new(BATCH[0], folder.join(log)).args(&BATCH[1..]).arg(path),
+            false => Program::new(path, folder.join(log)),
+        };
+        program.clean_env().folder(folder)
+    }
+
     async fn queue(
         &self,
         running: &mut Running,
@@ -150,9 +161,7 @@ impl Ground {
         let nats = Nats::start(nats_options(folder, &passwords)?).await?;
         running.watched.push(Watched { role: "nats", pid: nats.pid(), tree: false });
         let program = |name: &str, user: NatsUser, log: String| {
-            Program::new(self.binaries.join(name), folder.join(log))
-                .clean_env()
-                .folder(folder)
+            self.program(&self.binaries.join(name), folder, &log)
                 .envs(self.settings.iter().cloned())
                 .env("DATABASE_URL", database_url)
                 .env("NATS_URL", nats.url())
@@ -201,15 +210,19 @@ impl Running {
     async fn wait_until_it_works(&self, database_url: &str, system: System) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         for (api, target) in self.targets.iter().enumerate() {
-            let mut client = Client::new(target.clone());
+            let mut client = Client::new(target)?;
             for probe in 0..PROBES {
                 let coupon = format!("probe-{api}-{probe}");
                 let made = json!({"name": coupon, "amount": 1});
-                self.until(deadline, || Ok(client.post("/api/coupons", &made)?.status == 201)).await?;
+                self.until(deadline, async || {
+                    Ok(client.send("/api/coupons", Some(&made)).await?.status() == 201)
+                })
+                .await?;
                 let claim = json!({"user_id": "probe", "coupon_name": coupon});
-                self.until(deadline, || {
+                self.until(deadline, async || {
                     // A claim that was pending before is claimed already now.
-                    Ok(matches!(client.post("/api/coupons/claim", &claim)?.status, 200 | 409))
+                    let status = client.send("/api/coupons/claim", Some(&claim)).await?.status().as_u16();
+                    Ok(matches!(status, 200 | 409))
                 })
                 .await?;
             }
@@ -245,10 +258,10 @@ impl Running {
     async fn until(
         &self,
         deadline: Instant,
-        mut works: impl FnMut() -> anyhow::Result<bool>,
+        mut works: impl AsyncFnMut() -> anyhow::Result<bool>,
     ) -> anyhow::Result<()> {
         loop {
-            let last = works();
+            let last = works().await;
             if matches!(last, Ok(true)) {
                 return Ok(());
             }

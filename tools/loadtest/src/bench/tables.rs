@@ -10,21 +10,21 @@ use super::system::System;
 use super::workload::{self, Workload};
 
 /// Workloads whose use of CPU and memory is shown.
-const USAGE_OF: [&str; 4] = ["a256", "a1024", "b", "g"];
+const USAGE_OF: [&str; 4] = [workload::HOT, workload::CROWD, workload::FLASH_SALE, workload::ENDURANCE];
 
 /// A table with its columns aligned.
-struct Table(Vec<Vec<String>>);
+pub(super) struct Table(Vec<Vec<String>>);
 
 impl Table {
-    fn new(head: impl IntoIterator<Item = String>) -> Self {
+    pub(super) fn new(head: impl IntoIterator<Item = String>) -> Self {
         Self(vec![head.into_iter().collect()])
     }
 
-    fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         self.0.push(cells.into_iter().collect());
     }
 
-    fn write(&self, out: &mut String) {
+    pub(super) fn write(&self, out: &mut String) {
         let columns = self.0.first().map_or(0, Vec::len);
         let width = |column: usize| {
             self.0
@@ -54,17 +54,22 @@ impl Table {
 
 /// All tables, one after the other.
 pub(super) fn tables(results: &Results, workloads: &[Workload], systems: &[System]) -> String {
-    let mut out = String::new();
+    let mut out = "The workloads:\n\n".to_owned();
+    let mut about = Table::new(["workload", "what it is"].map(str::to_owned));
+    for workload in workloads {
+        about.row([workload.name, workload.about].map(str::to_owned));
+    }
+    about.write(&mut out);
     out.push_str(
-        "Decided claims per second, then median and 99th percentile of the latency in milliseconds; ",
+        "Decided claims per second, then median and 99th percentile of the latency in milliseconds:\n\n",
     );
-    out.push_str("medians of all repetitions:\n\n");
     throughput(results, workloads, systems).write(&mut out);
     if let Some(table) = ratios(results, workloads, systems) {
-        out.push_str("Ratios of the rates within a repetition: median (lowest to highest):\n\n");
+        out.push_str("This system's rate (1 API + 1 worker), divided by that of others in the same repetition: median (lowest to \
+             highest):\n\n");
         table.write(&mut out);
     }
-    if workloads.iter().any(|workload| USAGE_OF.contains(&workload.id)) {
+    if workloads.iter().any(|workload| USAGE_OF.contains(&workload.name)) {
         out.push_str("CPU microseconds per decided claim, and memory in MiB, by process:\n\n");
         usage(results, workloads, systems).write(&mut out);
     }
@@ -77,18 +82,16 @@ pub(super) fn tables(results: &Results, workloads: &[Workload], systems: &[Syste
 
 fn throughput(results: &Results, workloads: &[Workload], systems: &[System]) -> Table {
     let titles = systems.iter().map(|system| system.title().to_owned());
-    let mut table = Table::new([String::new()].into_iter().chain(titles));
+    let mut table = Table::new(["workload".to_owned()].into_iter().chain(titles));
     for workload in workloads {
         let cells = systems.iter().map(|system| cell(results, workload, *system));
-        table.row([workload.title.to_owned()].into_iter().chain(cells));
+        table.row([workload.name.to_owned()].into_iter().chain(cells));
     }
     table
 }
 
 fn cell(results: &Results, workload: &Workload, system: System) -> String {
-    let figure = |of: fn(&Measurement) -> f64| {
-        results.spread(workload.id, system.name(), of).map(|spread| spread.median)
-    };
+    let figure = |of: fn(&Measurement) -> f64| results.median(workload.name, system.name(), of);
     let (Some(per_second), Some(p50), Some(p99)) =
         (figure(|m| m.rate), figure(|m| m.p50_ms), figure(|m| m.p99_ms))
     else {
@@ -107,17 +110,17 @@ fn ratios(results: &Results, workloads: &[Workload], systems: &[System]) -> Opti
     if !systems.contains(&ours) || others.is_empty() {
         return None;
     }
-    let titles = others.iter().map(|system| format!("to {}", system.title()));
-    let mut table = Table::new(["this system, 1 + 1".to_owned()].into_iter().chain(titles));
+    let titles = others.iter().map(|system| format!("by {}", system.title()));
+    let mut table = Table::new(["workload".to_owned()].into_iter().chain(titles));
     let head_only = table.0.len();
     for workload in workloads.iter().filter(|workload| !workload.open) {
         let cells = others.iter().map(|other| {
-            let ids = ((workload.id, ours.name()), (workload.id, other.name()));
+            let ids = ((workload.name, ours.name()), (workload.name, other.name()));
             results.ratio(ids.0, ids.1, |m| m.rate).map(spread).unwrap_or_default()
         });
         let cells = cells.collect::<Vec<_>>();
         if cells.iter().any(|cell| !cell.is_empty()) {
-            table.row([workload.title.to_owned()].into_iter().chain(cells));
+            table.row([workload.name.to_owned()].into_iter().chain(cells));
         }
     }
     (table.0.len() > head_only).then_some(table)
@@ -131,15 +134,15 @@ fn spread(Spread { median, min, max }: Spread) -> String {
 fn usage(results: &Results, workloads: &[Workload], systems: &[System]) -> Table {
     const ROLES: [&str; 5] = ["api", "worker", "nats", "postgres", "generator"];
     let mut table = Table::new(
-        ["", "system"].into_iter().chain(ROLES).map(str::to_owned).chain(["CPU in all".to_owned()]),
+        ["workload", "system"].into_iter().chain(ROLES).map(str::to_owned).chain(["CPU in all".to_owned()]),
     );
-    for workload in workloads.iter().filter(|workload| USAGE_OF.contains(&workload.id)) {
+    for workload in workloads.iter().filter(|workload| USAGE_OF.contains(&workload.name)) {
         for system in systems {
             let median = |figure: &dyn Fn(&Measurement) -> Option<f64>| {
-                let cell = results.cell(workload.id, system.name());
+                let cell = results.cell(workload.name, system.name());
                 Spread::of(cell.into_iter().filter_map(figure)).map(|spread| spread.median)
             };
-            if results.cell(workload.id, system.name()).is_empty() {
+            if results.cell(workload.name, system.name()).is_empty() {
                 continue;
             }
             let cells = ROLES.iter().map(|role| {
@@ -153,7 +156,7 @@ fn usage(results: &Results, workloads: &[Workload], systems: &[System]) -> Table
             });
             let total = median(&|m| Some(m.cpu_us.values().sum()));
             let total = total.map(|us| format!("{us:.1} µs")).unwrap_or_default();
-            let names = [workload.title, system.title()].map(str::to_owned);
+            let names = [workload.name, system.title()].map(str::to_owned);
             table.row(names.into_iter().chain(cells).chain([total]));
         }
     }
@@ -168,23 +171,25 @@ fn goals(results: &Results, out: &mut String) {
             let _ = writeln!(out, "- {name}: {value}");
         }
     };
-    let to_hot = |id| results.ratio((id, ours), (workload::HOT, ours), |m| m.rate).map(spread);
-    line("64 coupons against one hot coupon, 256 connections", to_hot(workload::SEVERAL));
-    line("10,000 coupons against one hot coupon, 256 connections", to_hot(workload::MANY));
-    let latency = results.ratio(("a1", ours), ("a1", System::RowLock.name()), |m| m.p50_ms);
-    line("median latency of one connection against the row lock's", latency.map(spread));
+    let to_hot = |name| results.ratio((name, ours), (workload::HOT, ours), |m| m.rate).map(spread);
+    for name in [workload::SEVERAL, workload::MANY] {
+        line(&format!("rate of {name}, divided by that of {}", workload::HOT), to_hot(name));
+    }
+    let (single, endurance) = (workload::SINGLE, workload::ENDURANCE);
+    let latency = results.ratio((single, ours), (single, System::RowLock.name()), |m| m.p50_ms);
+    line(&format!("median latency of {single}, divided by the row lock's"), latency.map(spread));
     line(
-        "endurance: rate of the last quarter against the first quarter's",
-        results.spread("g", ours, endurance).map(spread),
+        &format!("rate of {endurance}'s last quarter, divided by the first quarter's"),
+        results.spread(endurance, ours, last_quarter).map(spread),
     );
     line(
-        "endurance: seconds to view the coupon with its claims afterwards",
-        results.spread("g", ours, |m| m.view_s).map(spread),
+        &format!("seconds to view the coupon with its claims after {endurance}"),
+        results.spread(endurance, ours, |m| m.view_s).map(spread),
     );
 }
 
 /// The rate of a run's last quarter as a share of the first quarter's.
-fn endurance(measurement: &Measurement) -> f64 {
+fn last_quarter(measurement: &Measurement) -> f64 {
     let rates = measurement.timeline.iter().map(|sample| sample.rate).collect::<Vec<_>>();
     let quarter = (rates.len() / 4).max(1);
     let sum = |rates: &[f64]| rates.iter().sum::<f64>();
@@ -206,13 +211,13 @@ fn notes(results: &Results) -> Vec<String> {
     }
     for ((workload, system), (runs, most)) in where_any(results, |m| m.missed) {
         notes.push(format!(
-            "({workload}) on {system}: in {runs} runs claims could not be sent in time, or had no outcome; up to {}.",
+            "{workload} on {system}: in {runs} runs claims could not be sent in time, or had no outcome; up to {}.",
             count(most)
         ));
     }
     for ((workload, system), (runs, most)) in where_any(results, |m| m.not_asked) {
         notes.push(format!(
-            "({workload}) on {system} ran out of time in {runs} runs; up to {} users had not asked by then.",
+            "{workload} on {system} ran out of time in {runs} runs; up to {} users had not asked by then.",
             count(most)
         ));
     }

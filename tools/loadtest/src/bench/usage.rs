@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 use std::fs;
 
+/// The unit of `/proc`'s times: 1/100 s on all architectures in use, whatever the kernel's own clock does.
+const TICKS_PER_SECOND: f64 = 100.0;
+
 /// CPU seconds by role, such as `api` or `postgres`.
 pub(super) type Seconds = BTreeMap<&'static str, f64>;
 
@@ -52,7 +55,7 @@ pub(super) fn machine_seconds() -> Option<(f64, f64)> {
     let ticks = ticks.take(8).map(str::parse).collect::<Result<Vec<f64>, _>>().ok()?;
     let total: f64 = ticks.iter().sum();
     let idle = ticks.get(3)? + ticks.get(4)?;
-    Some(((total - idle) / ticks_per_second(), total / ticks_per_second()))
+    Some(((total - idle) / TICKS_PER_SECOND, total / TICKS_PER_SECOND))
 }
 
 struct Stat {
@@ -62,13 +65,13 @@ struct Stat {
 }
 
 fn stat(pid: u32) -> Option<Stat> {
-    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?, ticks_per_second())
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// The name in parentheses may hold anything, so the fields are counted from its end.
-fn parse_stat(text: &str, ticks_per_second: f64) -> Option<Stat> {
+fn parse_stat(text: &str) -> Option<Stat> {
     let fields = text.get(text.rfind(')')? + 1..)?.split_whitespace().collect::<Vec<_>>();
-    let seconds = |index: usize| Some(fields.get(index)?.parse::<f64>().ok()? / ticks_per_second);
+    let seconds = |index: usize| Some(fields.get(index)?.parse::<f64>().ok()? / TICKS_PER_SECOND);
     Some(Stat {
         parent: fields.get(1)?.parse().ok()?,
         seconds: seconds(11)? + seconds(12)?,
@@ -95,16 +98,6 @@ fn kib_of(file: &str, name: &str) -> Option<f64> {
     text.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
-#[cfg(target_os = "linux")]
-fn ticks_per_second() -> f64 {
-    rustix::param::clock_ticks_per_second() as f64
-}
-
-#[cfg(not(target_os = "linux"))]
-fn ticks_per_second() -> f64 {
-    100.0
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -112,7 +105,7 @@ mod tests {
     #[test]
     fn stat_lines_are_read_whatever_the_name() {
         let line = "42 (a) b) S 7 42 42 0 -1 4194560 1 2 3 4 500 250 100 50 20 0 5";
-        let stat = parse_stat(line, 100.0).unwrap();
+        let stat = parse_stat(line).unwrap();
         assert_eq!((stat.parent, stat.seconds, stat.ended_children_seconds), (7, 7.5, 1.5));
     }
 

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::drive::{Mix, Pace, threads_default};
-use crate::http::Target;
 use crate::sale::Sale;
+use crate::target::Target;
 
 use super::system::System;
 
@@ -23,20 +23,30 @@ const OPEN_DRAIN: Duration = Duration::from_secs(5);
 /// Claims of the endurance run.
 const ENDURANCE_CLAIMS: u32 = 2_000_000;
 
-/// The hot coupon that the rates with more coupons are compared to.
-pub(super) const HOT: &str = "a256";
+/// One coupon, which the rates with more coupons are compared to.
+pub(super) const HOT: &str = "hot-256";
+/// One connection.
+pub(super) const SINGLE: &str = "hot-1";
+/// More connections than there are processors for, by far.
+pub(super) const CROWD: &str = "hot-1024";
+/// A coupon that is soon sold out.
+pub(super) const FLASH_SALE: &str = "flash-sale";
 /// Some dozens of coupons at once.
-pub(super) const SEVERAL: &str = "c";
+pub(super) const SEVERAL: &str = "coupons-64";
 /// Thousands of coupons.
-pub(super) const MANY: &str = "d";
+pub(super) const MANY: &str = "coupons-10000";
+/// A given rate.
+pub(super) const OPEN: &str = "open-loop";
+/// Millions of claims.
+pub(super) const ENDURANCE: &str = "endurance";
 
 /// One row of the comparison.
 #[derive(Debug, Clone)]
 pub(super) struct Workload {
-    /// Short name, beginning with the letter of its group.
-    pub(super) id: &'static str,
-    /// What it is, for the table.
-    pub(super) title: &'static str,
+    /// Its name in tables and plots and on the command line.
+    pub(super) name: &'static str,
+    /// What it is.
+    pub(super) about: &'static str,
     /// Whether it is about latency at a given rate, rather than about throughput.
     pub(super) open: bool,
     connections: usize,
@@ -45,90 +55,71 @@ pub(super) struct Workload {
     users: Option<u32>,
     earlier_users: u32,
     repeat_share: f64,
-    length: Length,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Length {
-    /// As long as the options say.
-    Usual,
-    /// Three times that, for the steady rate of the open loop.
-    Long,
-    /// Until all users have asked, but not much longer than the options say.
-    UntilDone,
+    /// How many times as long as the options say it may take at most; with a number of users, it ends when all have
+    /// asked.
+    length_factor: f64,
 }
 
 impl Workload {
     /// All of them, in the order of the table.
     pub(super) fn all() -> Vec<Self> {
-        let hot = Self {
-            id: HOT,
-            title: "(a) hot coupon, all win, 256 connections",
+        let hot = |name, about, connections| Self {
+            name,
+            about,
             open: false,
-            connections: CONNECTIONS,
+            connections,
             coupons: 1,
             stock: STOCK_ENDLESS,
             users: None,
             earlier_users: 0,
             repeat_share: 0.0,
-            length: Length::Usual,
+            length_factor: 1.0,
         };
-        let a = [
-            ("a1", "(a) hot coupon, all win, 1 connection", 1),
-            ("a64", "(a) hot coupon, all win, 64 connections", 64),
-            (HOT, "(a) hot coupon, all win, 256 connections", 256),
-            ("a1024", "(a) hot coupon, all win, 1024 connections", 1024),
-        ];
-        let mut all =
-            a.map(|(id, title, connections)| Self { id, title, connections, ..hot.clone() }).to_vec();
-        all.push(Self {
-            id: "b",
-            title: "(b) flash sale: 1,000 in stock, 100,000 users",
-            stock: 1_000,
-            users: Some(100_000),
-            length: Length::UntilDone,
-            ..hot.clone()
-        });
-        all.push(Self { id: SEVERAL, title: "(c) 64 coupons at once", coupons: 64, ..hot.clone() });
-        all.push(Self { id: MANY, title: "(d) 10,000 coupons", coupons: 10_000, ..hot.clone() });
-        all.push(Self {
-            id: "e",
-            title: "(e) repeated claims (409)",
-            earlier_users: EARLIER_USERS,
-            repeat_share: 1.0,
-            ..hot.clone()
-        });
-        all.push(Self {
-            id: "f",
-            title: "(f) open loop, 5,000/s",
-            open: true,
-            length: Length::Long,
-            ..hot.clone()
-        });
-        all.push(Self {
-            id: "g",
-            title: "(g) endurance: 2,000,000 claims on one coupon, 1024 connections",
-            connections: 1024,
-            users: Some(ENDURANCE_CLAIMS),
-            length: Length::UntilDone,
-            ..hot
-        });
-        all
+        let usual = |name, about| hot(name, about, CONNECTIONS);
+        vec![
+            hot(SINGLE, "one coupon, all win, 1 connection", 1),
+            hot("hot-64", "one coupon, all win, 64 connections", 64),
+            usual(HOT, "one coupon, all win, 256 connections"),
+            hot(CROWD, "one coupon, all win, 1,024 connections", 1024),
+            Self {
+                stock: 1_000,
+                users: Some(100_000),
+                length_factor: 6.0,
+                ..usual(FLASH_SALE, "1,000 of one coupon, 100,000 users, 256 connections")
+            },
+            Self { coupons: 64, ..usual(SEVERAL, "64 coupons at once, all win, 256 connections") },
+            Self { coupons: 10_000, ..usual(MANY, "10,000 coupons at once, all win, 256 connections") },
+            Self {
+                earlier_users: EARLIER_USERS,
+                repeat_share: 1.0,
+                ..usual("repeated", "claims of users who have the coupon (409), 256 connections")
+            },
+            Self {
+                open: true,
+                // For a steady rate.
+                length_factor: 3.0,
+                ..usual(OPEN, "one coupon, 5,000 claims per second, answered or not, 256 connections")
+            },
+            Self {
+                users: Some(ENDURANCE_CLAIMS),
+                length_factor: 60.0,
+                ..hot(ENDURANCE, "2,000,000 claims on one coupon, 1,024 connections", 1024)
+            },
+        ]
+    }
+
+    /// Name and description in one line.
+    pub(super) fn title(&self) -> String {
+        format!("{}: {}", self.name, self.about)
     }
 
     /// Whether this system is measured with it: the endurance run would take the others hours.
     pub(super) fn suits(&self, system: System) -> bool {
-        self.id != "g" || matches!(system, System::Queue { apis: 1, .. })
+        self.name != ENDURANCE || matches!(system, System::Queue { apis: 1, .. })
     }
 
     /// The sale to run against servers of `system`.
     pub(super) fn sale(&self, targets: Vec<Target>, system: System, seconds: f64) -> Sale {
-        let factor = match self.length {
-            Length::Usual => 1.0,
-            Length::Long => 3.0,
-            Length::UntilDone if self.id == "g" => 60.0,
-            Length::UntilDone => 6.0,
-        };
         Sale {
             targets,
             coupon: None,
@@ -142,7 +133,7 @@ impl Workload {
                 seed: 1,
             },
             pace: if self.open { Pace::Open { rate: OPEN_RATE } } else { Pace::Closed },
-            length: Some(Duration::from_secs_f64(seconds * factor)),
+            length: Some(Duration::from_secs_f64(seconds * self.length_factor)),
             connections: self.connections,
             threads: threads_default(self.connections),
             timeout: TIMEOUT,

@@ -14,13 +14,14 @@ const QUICK: (u32, f64) = (1, 3.0);
 /// Seconds per measurement that may be asked for.
 const SECONDS: RangeInclusive<f64> = 0.5..=600.0;
 
-/// Measures this system beside other designs on the same machine and servers, and writes docs/PERFORMANCE.md.
+/// Measures this system beside other designs on the same machine and servers, and writes docs/benchmark.md.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// One short repetition; writes no documents unless --docs says where.
     #[arg(long)]
     quick: bool,
-    /// Only these workloads: letters or names such as a256.
+    /// Only these workloads: hot-1, hot-64, hot-256, hot-1024, flash-sale, coupons-64, coupons-10000, repeated,
+    /// open-loop, endurance; hot for all that begin with it.
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     only: Vec<String>,
     /// Only these systems: ceiling, row-lock, conditional, queue, queue-2.
@@ -38,7 +39,7 @@ pub struct BenchArgs {
     /// Uses the programs that are there already instead of building them.
     #[arg(long)]
     no_build: bool,
-    /// Where PERFORMANCE.md is [default: the docs folder of the sources, when everything is measured, and by a
+    /// Where benchmark.md and its plots are written [default: the docs folder of the sources, when everything is measured, and by a
     /// release build].
     #[arg(long, value_name = "DIR")]
     docs: Option<PathBuf>,

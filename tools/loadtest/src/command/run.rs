@@ -11,9 +11,9 @@ use anyhow::{Context, ensure};
 use clap::Args;
 
 use crate::drive::{Mix, Pace, Plan, threads_default};
-use crate::http::Target;
 use crate::report::{self, Progress};
 use crate::sale::Sale;
+use crate::target::Target;
 
 /// Requests per second of an open loop.
 const RATES: RangeInclusive<f64> = 0.001..=1e7;
@@ -68,7 +68,7 @@ pub struct RunArgs {
     /// How long to wait for an answer.
     #[arg(long, default_value = "30s", value_parser = duration)]
     timeout: Duration,
-    /// Event loops [default: half the number of cores; if that is more, one for every 128 connections, up to the number of cores].
+    /// Threads [default: half the number of cores; if that is more, one for every 128 connections, up to the number of cores].
     #[arg(long)]
     threads: Option<NonZeroUsize>,
     /// Another seed makes other users repeat and want other coupons.
@@ -103,11 +103,16 @@ impl RunArgs {
         }
         if let Some(folder) = plots {
             fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
-            report::throughput(&folder.join("throughput.svg"), &report.timeline)?;
+            report::throughput(
+                &folder.join("throughput.svg"),
+                "Decided claims per second",
+                &report.timeline,
+            )?;
             let total = &report.outcome.total;
-            let mut curves = vec![("all", &total.latency_us), ("won", &total.won_latency_us)];
+            let mut curves =
+                vec![("decided claims", &total.latency_us), ("won claims", &total.won_latency_us)];
             curves.retain(|(_, latency)| !latency.is_empty());
-            report::latency(&folder.join("latency.svg"), &curves)?;
+            report::latency(&folder.join("latency.svg"), "Latency by percentile", &curves)?;
         }
         Ok(if report.passed() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }

@@ -1,13 +1,13 @@
 //! What an answer to a claim means.
 
-use memchr::memchr;
-use memchr::memmem::Finder;
+use std::borrow::Cow;
 
-use crate::http::Response;
+use client::{Bytes, Response};
+use serde::Deserialize;
 
 /// The meaning of an answer, by the API's contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Meaning {
+pub(super) enum Meaning {
     /// The user has the coupon; the claim's number in it, when the answer tells.
     Won {
         /// 1 for the first claim of the coupon.
@@ -25,86 +25,61 @@ pub enum Meaning {
     Unexpected,
 }
 
-/// Reads answers. The fields are found by their quoted names rather than by parsing the JSON: the bodies are small,
-/// and of every field looked for here there is only one. The searches are prepared once.
+/// The status of an answer, and what of its body matters.
 #[derive(Debug)]
-pub struct Reader {
-    status: Finder<'static>,
-    user_id: Finder<'static>,
-    position: Finder<'static>,
-    code: Finder<'static>,
+pub(super) struct Answer<'a> {
+    pub(super) status: u16,
+    body: Body<'a>,
 }
 
-impl Default for Reader {
-    fn default() -> Self {
-        Self {
-            status: Finder::new("\"status\""),
-            user_id: Finder::new("\"user_id\""),
-            position: Finder::new("\"position\""),
-            code: Finder::new("\"code\""),
-        }
+/// A body that is not JSON has none of it.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Body<'a> {
+    /// A claim's is a word, a problem's a number.
+    status: serde_json::Value,
+    #[serde(borrow)]
+    user_id: Cow<'a, str>,
+    position: Option<u64>,
+    #[serde(borrow)]
+    code: Cow<'a, str>,
+}
+
+impl<'a> Answer<'a> {
+    pub(super) fn read(response: &'a Response<Bytes>) -> Self {
+        let body = serde_json::from_slice(response.body()).unwrap_or_default();
+        Self { status: response.status().as_u16(), body }
     }
-}
 
-impl Reader {
-    /// Tells what `response`, with the error code `code`, means for a claim of `user_id`.
-    #[must_use]
-    pub fn meaning(&self, response: &Response<'_>, code: &[u8], user_id: &[u8]) -> Meaning {
-        let body = response.body;
-        match (response.status, code) {
-            (200 | 201, _) if text(&self.status, body) == Some(b"pending") => Meaning::Pending,
+    /// The stable code in an error's body; empty when there is none.
+    pub(super) fn code(&self) -> &str {
+        if self.status < 400 { "" } else { &self.body.code }
+    }
+
+    /// What it means for a claim of `user_id`.
+    pub(super) fn meaning(&self, user_id: &str) -> Meaning {
+        match (self.status, self.code()) {
+            (200 | 201, _) if self.body.status == "pending" => Meaning::Pending,
             // A win that names somebody else is none.
-            (200 | 201, _) if text(&self.user_id, body) == Some(user_id) => {
-                Meaning::Won { position: number(&self.position, body) }
+            (200 | 201, _) if self.body.user_id == user_id => {
+                Meaning::Won { position: self.body.position.and_then(|position| position.try_into().ok()) }
             }
             (202, _) => Meaning::Pending,
-            (409, b"already_claimed" | b"") => Meaning::AlreadyClaimed,
-            (400, b"sold_out" | b"") => Meaning::SoldOut,
+            (409, "already_claimed" | "") => Meaning::AlreadyClaimed,
+            (400, "sold_out" | "") => Meaning::SoldOut,
             (503 | 429, _) => Meaning::TryAgain,
             _ => Meaning::Unexpected,
         }
     }
-
-    /// The stable code in an error's body; empty when there is none.
-    #[must_use]
-    pub fn code<'a>(&self, response: &Response<'a>) -> &'a [u8] {
-        match response.status {
-            200..400 => b"",
-            _ => text(&self.code, response.body).unwrap_or_default(),
-        }
-    }
-}
-
-/// The value of a field with a plain string.
-fn text<'a>(name: &Finder<'_>, body: &'a [u8]) -> Option<&'a [u8]> {
-    let text = value(name, body)?.strip_prefix(b"\"")?;
-    memchr(b'"', text).map(|end| &text[..end])
-}
-
-/// The value of a field with a whole number.
-fn number(name: &Finder<'_>, body: &[u8]) -> Option<u32> {
-    let digits = value(name, body)?.iter().take_while(|byte| byte.is_ascii_digit());
-    let mut number = None;
-    for digit in digits {
-        number = Some(number.unwrap_or(0u32).checked_mul(10)?.checked_add(u32::from(digit - b'0'))?);
-    }
-    number
-}
-
-fn value<'a>(name: &Finder<'_>, body: &'a [u8]) -> Option<&'a [u8]> {
-    let at = name.find(body)? + name.needle().len();
-    Some(body[at..].trim_ascii_start().strip_prefix(b":")?.trim_ascii_start())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn means(status: u16, body: &str) -> Meaning {
-        let body = body.as_bytes();
-        let response = Response { status, body, close: false, retry_after_s: None, location: None };
-        let reader = Reader::default();
-        reader.meaning(&response, reader.code(&response), b"user-7")
+    fn means(status: u16, body: &'static str) -> Meaning {
+        let response = Response::builder().status(status).body(Bytes::from(body)).unwrap();
+        Answer::read(&response).meaning("user-7")
     }
 
     #[test]

@@ -1,186 +1,178 @@
-//! One keep-alive connection and the request it is busy with.
+//! A connection that is kept busy: it takes a request, follows it to its final answer, and takes the next.
 
-use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use mio::net::TcpStream;
-use mio::{Interest, Registry, Token};
+use client::header::{HeaderName, LOCATION, RETRY_AFTER};
+use client::{Bytes, Error, Limits, Response, Uri};
+use tokio::time::{sleep, timeout_at};
 
-use crate::http::{Layout, ResponseBuffer};
-
-use super::plan::Ask;
+use super::answer::{Answer, Meaning};
+use super::pace::Due;
+use super::requests::Requests;
+use super::shared::Shared;
+use super::tally::Fault;
 
 /// A claim is answered in a few hundred bytes; anything much larger is a fault.
 const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
-/// The state of the TCP connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Link {
-    /// To be opened, not before this.
-    Down(Instant),
-    /// Being opened, since then.
-    Connecting(Instant),
-    Up,
-    /// Not opened again: the server has been away for too long.
-    GivenUp,
-}
+/// First pause before a connection is opened again, or a request is sent again; it doubles with each failure.
+const PAUSE: Duration = Duration::from_millis(50);
+/// The longest pause, whatever the server's `Retry-After` says.
+const PAUSE_MAX: Duration = Duration::from_secs(2);
+/// A connection that could not be opened this many times in a row, over some 30 seconds, is given up.
+const CONNECT_FAILURES_MAX: u32 = 20;
 
 /// A claim on its way to a final answer.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) ask: Ask,
-    pub(super) serial: u64,
-    /// Latency counts from here.
-    pub(super) due: Instant,
-    pub(super) phase: Phase,
-    pub(super) attempts: u32,
+struct Claim {
+    due: Due,
+    user_id: String,
+    attempts: u32,
     /// Where to ask for the outcome, once the claim was answered with "pending".
-    pub(super) follow: Option<String>,
+    follow: Option<Uri>,
 }
 
-impl Request {
-    pub(super) fn new(ask: Ask, serial: u64, due: Instant) -> Self {
-        Self { ask, serial, due, phase: Phase::Parked(due), attempts: 0, follow: None }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
-    /// To be sent, not before this.
-    Parked(Instant),
-    /// On its way, since then.
-    Sent(Instant),
-}
-
-/// What reading gave.
-pub(super) enum Received {
-    /// A complete answer; with `ended`, the last one on this connection.
-    Answer { layout: Layout, ended: bool },
-    /// Nothing complete yet.
-    Partial,
-    /// The other side closed the connection, with nothing under way.
-    Closed,
-}
-
+/// One keep-alive connection and the claim it is busy with.
 #[derive(Debug)]
-pub(super) struct Connection {
-    /// Which of the servers it leads to.
-    pub(super) server: usize,
-    address: SocketAddr,
-    stream: Option<TcpStream>,
-    pub(super) link: Link,
-    pub(super) request: Option<Request>,
-    /// Listed as waiting for a request to be due.
-    pub(super) idle: bool,
-    /// The bytes of the request, and how many of them the kernel has taken.
-    pub(super) out: Vec<u8>,
-    written: usize,
-    pub(super) answer: ResponseBuffer,
-    /// The user of the request, as it stands in its body.
-    pub(super) user_id: Vec<u8>,
-    /// Failed attempts to connect, since the last that succeeded.
-    pub(super) connect_failures: u32,
+pub(super) struct Connection<'a, 'b> {
+    shared: &'a Shared<'b>,
+    requests: &'a Requests,
+    connection: client::Connection,
+    claim: Option<Claim>,
 }
 
-impl Connection {
-    pub(super) fn new(server: usize, address: SocketAddr, now: Instant) -> Self {
-        Self {
-            server,
-            address,
-            stream: None,
-            link: Link::Down(now),
-            request: None,
-            idle: false,
-            out: Vec::with_capacity(512),
-            written: 0,
-            answer: ResponseBuffer::new(ANSWER_BYTES_MAX),
-            user_id: Vec::with_capacity(64),
-            connect_failures: 0,
-        }
+impl<'a, 'b> Connection<'a, 'b> {
+    /// The connection number `number`; the servers take turns.
+    pub(super) fn new(shared: &'a Shared<'b>, requests: &'a [Requests], number: usize) -> Self {
+        let server = number % shared.drive.addresses.len();
+        let limits = Limits { connect: shared.drive.timeout, body_bytes_max: ANSWER_BYTES_MAX };
+        let connection = client::Connection::new(shared.drive.addresses[server], limits);
+        Self { shared, requests: &requests[server], connection, claim: None }
     }
 
-    /// Begins to open the connection.
-    pub(super) fn open(&mut self, registry: &Registry, token: Token, now: Instant) -> io::Result<()> {
-        let mut stream = TcpStream::connect(self.address)?;
-        // Edge-triggered: a socket that stays writable is reported only along with other news.
-        registry.register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
-        self.stream = Some(stream);
-        self.link = Link::Connecting(now);
-        Ok(())
-    }
-
-    /// Whether the connection has been established, asked when an event came while connecting.
-    pub(super) fn established(&mut self) -> io::Result<bool> {
-        let Some(stream) = &self.stream else { return Ok(false) };
-        if let Some(error) = stream.take_error()? {
-            return Err(error);
-        }
-        match stream.peer_addr() {
-            Ok(_) => {
-                stream.set_nodelay(true)?;
-                self.link = Link::Up;
-                self.connect_failures = 0;
-                Ok(true)
+    /// Opens the connection unless it is open; tries again after failures. Tells whether there is any use in going on.
+    pub(super) async fn connected(&mut self) -> bool {
+        for failures in 1..=CONNECT_FAILURES_MAX {
+            match self.connection.open().await {
+                Ok(()) => return true,
+                Err(_) => self.shared.counts.borrow_mut().tally.fault(Fault::Connect),
             }
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Drops the TCP connection.
-    pub(super) fn close(&mut self, retry_at: Instant) {
-        self.stream = None;
-        self.link = Link::Down(retry_at);
-        self.written = 0;
-        self.out.clear();
-        self.answer.clear();
-    }
-
-    /// Begins to send what is in `out`.
-    pub(super) fn send(&mut self, now: Instant) -> io::Result<()> {
-        self.written = 0;
-        self.answer.clear();
-        if let Some(request) = &mut self.request {
-            request.phase = Phase::Sent(now);
-        }
-        self.write()
-    }
-
-    /// Goes on sending, as far as the kernel takes it.
-    pub(super) fn write(&mut self) -> io::Result<()> {
-        let Some(stream) = &mut self.stream else { return Ok(()) };
-        while self.written < self.out.len() {
-            match stream.write(&self.out[self.written..]) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(taken) => self.written += taken,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
+            sleep(pause_after(failures)).await;
+            if self.claim.is_none() && self.shared.turns.over() {
+                return false;
             }
         }
-        Ok(())
+        false
     }
 
-    /// Reads until an answer is complete or nothing more is there.
-    pub(super) fn read(&mut self) -> io::Result<Received> {
-        let Some(stream) = &mut self.stream else { return Ok(Received::Partial) };
-        loop {
-            let ended = match self.answer.fill(stream) {
-                Ok(read) => read == 0,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Received::Partial),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
-            let under_way = self.request.as_ref().is_some_and(|r| matches!(r.phase, Phase::Sent(_)));
-            match self.answer.parse(ended) {
-                // Complete, so that more bytes are not expected, and not waited for.
-                Ok(Some(layout)) if under_way => return Ok(Received::Answer { layout, ended }),
-                Ok(None) if !ended => {}
-                Ok(None) if self.answer.is_empty() && !under_way => return Ok(Received::Closed),
-                Ok(None) => return Err(io::ErrorKind::UnexpectedEof.into()),
-                Ok(Some(_)) | Err(_) => return Err(io::ErrorKind::InvalidData.into()),
+    /// Sends requests until none is left, the server has been away for too long, or `deadline` has passed. What has
+    /// no answer by then never gets one.
+    pub(super) async fn run(mut self, deadline: Option<Instant>) {
+        match deadline {
+            Some(deadline) => timeout_at(deadline.into(), self.work()).await.unwrap_or(()),
+            None => self.work().await,
+        }
+        if let Some(claim) = self.claim {
+            self.shared.counts.borrow_mut().ledger.unknown.push(claim.due.ask);
+        }
+    }
+
+    async fn work(&mut self) {
+        while self.connected().await {
+            if self.claim.is_none() {
+                let Some(due) = self.shared.turns.next().await else { break };
+                let user_id = self.requests.user_id(due.ask.user);
+                self.claim = Some(Claim { due, user_id, attempts: 0, follow: None });
+            }
+            if let Some(pause) = self.attempt().await {
+                sleep(pause).await;
             }
         }
     }
+
+    /// Sends the claim, or the question for its outcome. Returns how long to wait before it is sent again.
+    async fn attempt(&mut self) -> Option<Duration> {
+        let claim = self.claim.as_ref()?;
+        let request = match &claim.follow {
+            Some(uri) => {
+                self.shared.counts.borrow_mut().tally.follow_ups += 1;
+                self.requests.follow_up(uri)
+            }
+            None => self.requests.claim(&claim.user_id, claim.due.ask.coupon, claim.due.serial),
+        };
+        match self.connection.send(request, self.shared.drive.timeout).await {
+            Ok(response) => self.answered(&response),
+            Err(error) => self.failed(&error),
+        }
+    }
+
+    fn answered(&mut self, response: &Response<Bytes>) -> Option<Duration> {
+        let (now, drive) = (Instant::now(), self.shared.drive);
+        let mut counts = self.shared.counts.borrow_mut();
+        let answer = Answer::read(response);
+        counts.tally.answers.add(answer.status, answer.code());
+        let claim = self.claim.as_mut()?;
+        let mut meaning = answer.meaning(&claim.user_id);
+        let again = match meaning {
+            Meaning::Pending => {
+                if let Some(location) = text(response, LOCATION) {
+                    claim.follow = self.requests.follow_up_at(location);
+                }
+                if claim.follow.is_none() {
+                    // Where to ask for the outcome belongs to the answer.
+                    meaning = Meaning::Unexpected;
+                }
+                claim.follow.is_some() && now < claim.due.at + drive.follow
+            }
+            Meaning::TryAgain if claim.attempts < drive.retries => {
+                // Even when it was the outcome that could not be told: the same key is safe to send.
+                claim.follow = None;
+                claim.attempts += 1;
+                counts.tally.retries += 1;
+                true
+            }
+            _ => false,
+        };
+        if again {
+            let seconds = text(response, RETRY_AFTER).and_then(|text| text.parse::<u32>().ok());
+            return Some(seconds.map_or(PAUSE, |s| Duration::from_secs(s.into())).min(PAUSE_MAX));
+        }
+        let Due { ask, at, .. } = self.claim.take()?.due;
+        counts.conclude(ask, meaning, (at, now), drive.keeps_refused);
+        None
+    }
+
+    /// Counts a fault, and lets the claim be sent again or gives it up.
+    fn failed(&mut self, error: &Error) -> Option<Duration> {
+        let mut counts = self.shared.counts.borrow_mut();
+        let fault = match error {
+            Error::NotConnected(_) => Fault::Connect,
+            Error::Broken(_) => Fault::Broken,
+            Error::TimedOut(_) => Fault::TimedOut,
+            Error::Malformed(_) => Fault::Malformed,
+        };
+        counts.tally.fault(fault);
+        let claim = self.claim.as_mut()?;
+        if fault == Fault::Malformed {
+            counts.ledger.unexpected.push(claim.due.ask);
+        }
+        if fault == Fault::Connect {
+            // Nothing was sent.
+            return Some(PAUSE);
+        }
+        if claim.attempts < self.shared.drive.retries {
+            counts.tally.retries += 1;
+            claim.attempts += 1;
+            return Some(pause_after(claim.attempts - 1));
+        }
+        counts.ledger.unknown.push(self.claim.take()?.due.ask);
+        None
+    }
+}
+
+fn pause_after(failures: u32) -> Duration {
+    (PAUSE * 2u32.pow(failures.min(6))).min(PAUSE_MAX)
+}
+
+fn text(response: &Response<Bytes>, name: HeaderName) -> Option<&str> {
+    response.headers().get(name)?.to_str().ok()
 }

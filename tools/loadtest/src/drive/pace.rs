@@ -46,7 +46,7 @@ fn due_after(number: u64, rate: f64) -> Duration {
 
 /// Deals out the requests of a run to one thread.
 #[derive(Debug)]
-pub struct Source<'a> {
+pub(super) struct Source<'a> {
     plan: &'a Plan,
     pace: Pace,
     start: Instant,
@@ -58,18 +58,22 @@ pub struct Source<'a> {
     threads: u64,
 }
 
+/// A request that is due.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Due {
+    /// What it asks for.
+    pub(super) ask: Ask,
+    /// Its serial number, see [`Plan::serial`].
+    pub(super) serial: u64,
+    /// When it ought to be sent: now, or earlier when no connection was free. Its latency counts from here.
+    pub(super) at: Instant,
+}
+
 /// What a free connection does next.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Next {
-    /// Send this request; its latency counts from `due`.
-    Send {
-        /// The request's serial number, see [`Plan::serial`].
-        serial: u64,
-        /// What it asks for.
-        ask: Ask,
-        /// When it ought to be sent: now, or earlier when no connection was free.
-        due: Instant,
-    },
+pub(super) enum Next {
+    /// Send this request.
+    Send(Due),
     /// Nothing is due before this.
     Wait(Instant),
     /// Nothing is left.
@@ -77,22 +81,26 @@ pub enum Next {
 }
 
 impl<'a> Source<'a> {
-    /// The source of thread `thread` of `threads`, for a run that begins at `start` and sends new requests
-    /// for `length` (`None`: until the plan is done).
-    #[must_use]
-    pub fn new(
+    /// The source of thread `thread` of `threads`, for a run that sends new requests for `length` (`None`: until the
+    /// plan is done).
+    pub(super) fn new(
         plan: &'a Plan,
         pace: Pace,
-        start: Instant,
         length: Option<Duration>,
         next: &'a AtomicU64,
         (thread, threads): (usize, usize),
     ) -> Self {
+        let start = Instant::now();
         Self { plan, pace, start, length, next, own_next: thread as u64, threads: threads as u64 }
     }
 
+    /// Lets the run begin at `start`.
+    pub(super) fn begin(&mut self, start: Instant) {
+        self.start = start;
+    }
+
     /// The next request, if one is due.
-    pub fn next(&mut self, now: Instant) -> Next {
+    pub(super) fn next(&mut self, now: Instant) -> Next {
         match self.pace {
             Pace::Closed => self.next_when_free(now),
             Pace::Open { rate } => self.next_due(now, rate),
@@ -105,7 +113,7 @@ impl<'a> Source<'a> {
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         match self.plan.ask(number) {
-            Some(ask) => Next::Send { serial: self.plan.serial(number), ask, due: now },
+            Some(ask) => Next::Send(Due { ask, serial: self.plan.serial(number), at: now }),
             None => {
                 // Given back, so that the counter tells how many were sent.
                 self.next.fetch_sub(1, Ordering::Relaxed);
@@ -121,7 +129,7 @@ impl<'a> Source<'a> {
             (Some(due), Some(ask)) => {
                 self.own_next += self.threads;
                 self.next.fetch_add(1, Ordering::Relaxed);
-                Next::Send { serial: self.plan.serial(number), ask, due }
+                Next::Send(Due { ask, serial: self.plan.serial(number), at: due })
             }
             _ => Next::Over,
         }
@@ -146,20 +154,33 @@ mod tests {
         Plan::new(&Mix { coupons: 1, skew: 0.0, repeat_share: 0.0, users, earlier_users: 0, seed: 0 })
     }
 
+    fn source<'a>(
+        plan: &'a Plan,
+        pace: Pace,
+        start: Instant,
+        length: Option<Duration>,
+        next: &'a AtomicU64,
+        turn: (usize, usize),
+    ) -> Source<'a> {
+        let mut source = Source::new(plan, pace, length, next, turn);
+        source.begin(start);
+        source
+    }
+
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
     fn latency_counts_from_when_a_request_was_due() {
         let (plan, next, start) = (plan(None), AtomicU64::new(0), Instant::now());
         let length = Some(Duration::from_secs(1));
-        let mut source = Source::new(&plan, Pace::Open { rate: 100.0 }, start, length, &next, (0, 1));
-        assert!(matches!(source.next(start), Next::Send { serial: 0, due, .. } if due == start));
+        let mut source = source(&plan, Pace::Open { rate: 100.0 }, start, length, &next, (0, 1));
+        assert!(matches!(source.next(start), Next::Send(due) if due.serial == 0 && due.at == start));
         assert_eq!(source.next(start + 3 * MS), Next::Wait(start + 10 * MS));
 
         // A stall of 35 ms: three requests are late, by 25, 15 and 5 ms.
         let resumed = start + 35 * MS;
         for late in [25, 15, 5] {
-            assert!(matches!(source.next(resumed), Next::Send { due, .. } if resumed - due == late * MS));
+            assert!(matches!(source.next(resumed), Next::Send(due) if resumed - due.at == late * MS));
         }
         assert_eq!(source.next(resumed), Next::Wait(start + 40 * MS));
     }
@@ -171,11 +192,10 @@ mod tests {
         let mut numbers = Vec::new();
         for thread in 0..3 {
             let length = Some(Duration::from_millis(100));
-            let mut source =
-                Source::new(&plan, Pace::Open { rate: 1000.0 }, start, length, &next, (thread, 3));
-            while let Next::Send { serial, due, .. } = source.next(late) {
-                assert!(due < start + Duration::from_millis(100));
-                numbers.push(serial);
+            let mut source = source(&plan, Pace::Open { rate: 1000.0 }, start, length, &next, (thread, 3));
+            while let Next::Send(due) = source.next(late) {
+                assert!(due.at < start + Duration::from_millis(100));
+                numbers.push(due.serial);
             }
             assert_eq!(source.next(late), Next::Over);
         }
@@ -189,10 +209,10 @@ mod tests {
     #[test]
     fn a_closed_loop_ends_with_the_plan_or_the_time() {
         let (plan, next, start) = (plan(Some(2)), AtomicU64::new(0), Instant::now());
-        let mut source = Source::new(&plan, Pace::Closed, start, Some(10 * MS), &next, (0, 1));
-        assert!(matches!(source.next(start), Next::Send { serial: 0, .. }));
+        let mut source = source(&plan, Pace::Closed, start, Some(10 * MS), &next, (0, 1));
+        assert!(matches!(source.next(start), Next::Send(due) if due.serial == 0));
         assert_eq!(source.next(start + 10 * MS), Next::Over);
-        assert!(matches!(source.next(start + MS), Next::Send { serial: 1, .. }));
+        assert!(matches!(source.next(start + MS), Next::Send(due) if due.serial == 1));
         assert_eq!(source.next(start + MS), Next::Over);
         assert_eq!(next.load(Ordering::Relaxed), 2);
     }

@@ -114,7 +114,7 @@ fn fixed_point(share: f64) -> u64 {
 
 /// Spreads the bits of a number: the finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
 #[must_use]
-pub fn mix(number: u64) -> u64 {
+pub(super) fn mix(number: u64) -> u64 {
     let z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

@@ -1,87 +1,85 @@
-//! The bytes of the requests, made before the run and filled in during it.
+//! The requests of a run.
 
-use crate::http::Target;
+use client::header::{CONTENT_TYPE, HOST, HeaderValue};
+use client::{Bytes, Method, Request, Uri};
 
-use super::plan::Ask;
+use crate::target::Target;
 
 /// Width of the user's number in an id, so that every request of a coupon has the same length.
 const USER_DIGITS: usize = 10;
 /// Width of the request's serial number in an idempotency key.
 const KEY_DIGITS: usize = 16;
 
-/// Ready-made requests, one for each coupon; a claim is a copy with the digits filled in.
+/// Makes the requests to one server.
 #[derive(Debug)]
 pub struct Requests {
-    templates: Vec<Template>,
+    host: HeaderValue,
+    claim: Uri,
+    /// What stands before every path.
+    base: String,
+    /// The coupons' names as JSON.
+    coupons: Vec<String>,
     user_prefix: String,
-    follow_head: String,
-    host_header: String,
-}
-
-#[derive(Debug)]
-struct Template {
-    bytes: Vec<u8>,
-    user_at: usize,
-    key_at: Option<usize>,
+    /// Begins every `Idempotency-Key`, if there are any.
+    key_prefix: Option<String>,
 }
 
 impl Requests {
     /// Prepares the claims of `coupons`. `tag` sets the users of this run apart from those of any other;
     /// with `keyed` every request carries an `Idempotency-Key`.
+    ///
+    /// # Errors
+    /// When the target's host or path are not what HTTP allows.
+    pub fn new(target: &Target, coupons: &[String], tag: &str, keyed: bool) -> anyhow::Result<Self> {
+        Ok(Self {
+            host: HeaderValue::try_from(target.authority())?,
+            claim: target.path("/api/coupons/claim").parse()?,
+            base: target.path(""),
+            coupons: coupons.iter().map(|name| serde_json::Value::from(name.as_str()).to_string()).collect(),
+            user_prefix: format!("user-{tag}-"),
+            key_prefix: keyed.then(|| format!("{tag}-")),
+        })
+    }
+
+    /// The claim of the coupon with index `coupon`. Another one needs another `serial`, a repeated one the same.
     #[must_use]
-    pub fn new(target: &Target, coupons: &[String], tag: &str, keyed: bool) -> Self {
-        let user_prefix = format!("user-{tag}-");
-        let host_header = format!("Host: {}\r\n", target.authority());
-        let key = keyed.then(|| format!("{tag}-{}", "0".repeat(KEY_DIGITS)));
-        let mut head = format!("POST {} HTTP/1.1\r\n{host_header}", target.path("/api/coupons/claim"));
-        if let Some(key) = &key {
-            head.push_str(&format!("Idempotency-Key: {key}\r\n"));
+    pub(super) fn claim(&self, user_id: &str, coupon: u32, serial: u64) -> Request<Bytes> {
+        let coupon = &self.coupons[coupon as usize];
+        let body = format!("{{\"user_id\":\"{user_id}\",\"coupon_name\":{coupon}}}");
+        let mut request = self.request(Method::POST, self.claim.clone(), Bytes::from(body));
+        let headers = request.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some(prefix) = &self.key_prefix
+            && let Ok(key) = HeaderValue::try_from(format!("{prefix}{serial:0KEY_DIGITS$}"))
+        {
+            headers.insert("idempotency-key", key);
         }
-        let key_at = keyed.then(|| head.len() - 2 - KEY_DIGITS);
-        head.push_str("Content-Type: application/json\r\nContent-Length: ");
-        let templates = coupons.iter().map(|coupon| {
-            let opening = format!("{{\"user_id\":\"{user_prefix}");
-            let body = format!(
-                "{opening}{}\",\"coupon_name\":{}}}",
-                "0".repeat(USER_DIGITS),
-                serde_json::Value::from(coupon.as_str()),
-            );
-            let bytes = format!("{head}{}\r\n\r\n{body}", body.len()).into_bytes();
-            Template { user_at: bytes.len() - body.len() + opening.len(), bytes, key_at }
-        });
-        Self { templates: templates.collect(), user_prefix, follow_head: target.path(""), host_header }
+        request
     }
 
-    /// Puts the claim `ask` into `out`. Another request needs another `serial`, a repeated one the same.
-    pub fn write(&self, out: &mut Vec<u8>, ask: Ask, serial: u64) {
-        let template = &self.templates[ask.coupon as usize];
-        out.clear();
-        out.extend_from_slice(&template.bytes);
-        write_digits(&mut out[template.user_at..][..USER_DIGITS], u64::from(ask.user));
-        if let Some(at) = template.key_at {
-            write_digits(&mut out[at..][..KEY_DIGITS], serial);
-        }
-    }
-
-    /// Puts the question for a pending claim into `out`. `location` is the answer's `Location`: a path, or
-    /// an address whose path counts.
-    pub fn write_follow_up(&self, out: &mut Vec<u8>, location: &str) {
+    /// Where to ask for a pending claim. `location` is the answer's `Location`: a path, or an address whose path
+    /// counts.
+    pub(super) fn follow_up_at(&self, location: &str) -> Option<Uri> {
         let path = match location.split_once("://") {
             Some((_, rest)) => rest.find('/').map_or("/", |at| &rest[at..]),
             None => location,
         };
         // A server behind a path prefix may or may not know of it.
-        let prefix = if path.starts_with(&self.follow_head) { "" } else { &self.follow_head };
-        out.clear();
-        out.extend_from_slice(format!("GET {prefix}{path} HTTP/1.1\r\n{}\r\n", self.host_header).as_bytes());
+        let prefix = if path.starts_with(&self.base) { "" } else { &self.base };
+        format!("{prefix}{path}").parse().ok()
     }
 
-    /// Puts the id of the user with this index into `out`.
-    pub fn write_user(&self, out: &mut Vec<u8>, user: u32) {
-        out.clear();
-        out.extend_from_slice(self.user_prefix.as_bytes());
-        out.resize(self.user_prefix.len() + USER_DIGITS, b'0');
-        write_digits(&mut out[self.user_prefix.len()..], u64::from(user));
+    /// The question for a pending claim.
+    pub(super) fn follow_up(&self, uri: &Uri) -> Request<Bytes> {
+        self.request(Method::GET, uri.clone(), Bytes::new())
+    }
+
+    fn request(&self, method: Method, uri: Uri, body: Bytes) -> Request<Bytes> {
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        request.headers_mut().insert(HOST, self.host.clone());
+        request
     }
 
     /// The id of the user with this index.
@@ -100,65 +98,44 @@ impl Requests {
     }
 }
 
-fn write_digits(field: &mut [u8], mut number: u64) {
-    for digit in field.iter_mut().rev() {
-        *digit = b'0' + u8::try_from(number % 10).unwrap_or_default();
-        number /= 10;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn requests(url: &str, coupons: &[&str]) -> Requests {
+        let coupons = coupons.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        Requests::new(&url.parse().unwrap(), &coupons, "tag", true).unwrap()
+    }
+
     #[test]
     fn a_claim_is_a_complete_request() {
-        let target: Target = "http://localhost:8080".parse().unwrap();
-        let requests = Requests::new(&target, &["one".to_owned(), "\"two\" ☕".to_owned()], "tag", true);
-        let mut out = Vec::new();
-        requests.write(&mut out, Ask { coupon: 1, user: 42 }, 1234);
-        let text = String::from_utf8(out).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let requests = requests("http://localhost:8080", &["one", "\"two\" ☕"]);
+        let claim = requests.claim(&requests.user_id(42), 1, 1234);
+        assert_eq!((claim.method(), claim.uri().path()), (&Method::POST, "/api/coupons/claim"));
+        assert_eq!(claim.headers()["host"], "localhost:8080");
+        assert_eq!(claim.headers()["idempotency-key"], "tag-0000000000001234");
+        assert_eq!(claim.headers()["content-type"], "application/json");
         assert_eq!(
-            serde_json::from_str::<serde_json::Value>(body).unwrap(),
+            serde_json::from_slice::<serde_json::Value>(claim.body()).unwrap(),
             serde_json::json!({"user_id": "user-tag-0000000042", "coupon_name": "\"two\" ☕"})
-        );
-        let headers = head.split("\r\n").collect::<Vec<_>>();
-        let length = format!("Content-Length: {}", body.len());
-        assert_eq!(
-            headers,
-            [
-                "POST /api/coupons/claim HTTP/1.1",
-                "Host: localhost:8080",
-                "Idempotency-Key: tag-0000000000001234",
-                "Content-Type: application/json",
-                &length,
-            ]
         );
     }
 
     #[test]
     fn user_ids_are_read_back() {
-        let target: Target = "http://localhost:8080".parse().unwrap();
-        let requests = Requests::new(&target, &[], "tag", false);
+        let requests = requests("http://localhost:8080", &[]);
         assert_eq!(requests.user_of(&requests.user_id(4_000_000_000)), Some(4_000_000_000));
         for foreign in ["alice", "user-tag-42", "user-other-0000000042", "user-tag-+000000042"] {
             assert_eq!(requests.user_of(foreign), None, "{foreign}");
         }
-        let mut written = Vec::new();
-        requests.write_user(&mut written, 17);
-        assert_eq!(written, requests.user_id(17).as_bytes());
     }
 
     #[test]
     fn a_location_may_be_a_path_or_an_address() {
-        let target: Target = "http://localhost:8080/front".parse().unwrap();
-        let requests = Requests::new(&target, &[], "tag", false);
-        let mut out = Vec::new();
+        let requests = requests("http://localhost:8080/front", &[]);
         for location in ["/api/x?p=1", "/front/api/x?p=1", "http://elsewhere/front/api/x?p=1"] {
-            requests.write_follow_up(&mut out, location);
-            let expected = "GET /front/api/x?p=1 HTTP/1.1\r\nHost: localhost:8080\r\n\r\n";
-            assert_eq!(String::from_utf8_lossy(&out), expected, "{location}");
+            let uri = requests.follow_up_at(location).unwrap();
+            assert_eq!(requests.follow_up(&uri).uri(), "/front/api/x?p=1", "{location}");
         }
     }
 }

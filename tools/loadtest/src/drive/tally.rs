@@ -4,6 +4,12 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+/// Length of the stretches of time that are counted by themselves, for progress and plots.
+pub const STRETCH: Duration = Duration::from_millis(200);
+
+/// A finished stretch of time: the how-manieth it is, and what was counted in it by one thread.
+pub type Stretch = (u64, Tally);
+
 /// The longest latency told apart; a slower answer counts as this one.
 const LATENCY_US_MAX: u64 = 300_000_000;
 
@@ -56,14 +62,10 @@ pub struct AnswerCount {
 
 impl Answers {
     /// Counts one more. There are only a handful of kinds, so a list is searched faster than a map.
-    pub fn add(&mut self, status: u16, code: &[u8]) {
-        match self.0.iter_mut().find(|kind| kind.status == status && kind.code.as_bytes() == code) {
+    pub fn add(&mut self, status: u16, code: &str) {
+        match self.0.iter_mut().find(|kind| kind.status == status && kind.code == code) {
             Some(kind) => kind.count += 1,
-            None => self.0.push(AnswerCount {
-                status,
-                code: String::from_utf8_lossy(code).into_owned(),
-                count: 1,
-            }),
+            None => self.0.push(AnswerCount { status, code: code.to_owned(), count: 1 }),
         }
     }
 
@@ -178,8 +180,8 @@ mod tests {
     #[test]
     fn tallies_add_up() {
         let mut first = Tally::default();
-        first.answers.add(409, b"already_claimed");
-        first.answers.add(200, b"");
+        first.answers.add(409, "already_claimed");
+        first.answers.add(200, "");
         first.finish(Duration::from_millis(10), true);
         first.fault(Fault::TimedOut);
         let mut sum = Tally::default();

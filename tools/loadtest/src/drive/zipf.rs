@@ -5,7 +5,7 @@
 /// Walker's alias method in Vose's form: each rank owns a cell which it shares with at most one other,
 /// so that a draw is one look-up however many ranks there are.
 #[derive(Debug)]
-pub struct Zipf {
+pub(super) struct Zipf {
     cells: Vec<Cell>,
 }
 
@@ -19,7 +19,7 @@ struct Cell {
 impl Zipf {
     /// Prepares `ranks` ranks (at least one). A skew of 0 makes all equally likely.
     #[must_use]
-    pub fn new(ranks: u32, skew: f64) -> Self {
+    pub(super) fn new(ranks: u32, skew: f64) -> Self {
         let weights = (1..=ranks.max(1)).map(|rank| f64::from(rank).powf(-skew)).collect::<Vec<_>>();
         let scale = f64::from(ranks.max(1)) / weights.iter().sum::<f64>();
         // Each cell has room for one; what a likely rank has too much fills up the cells of unlikely ones.
@@ -40,7 +40,7 @@ impl Zipf {
 
     /// The rank for 64 evenly distributed random bits.
     #[must_use]
-    pub fn rank(&self, random: u64) -> u32 {
+    pub(super) fn rank(&self, random: u64) -> u32 {
         let own = ((random >> 32) * self.cells.len() as u64) >> 32;
         let own = u32::try_from(own).unwrap_or_default();
         let cell = self.cells[own as usize];

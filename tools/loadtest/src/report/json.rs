@@ -4,8 +4,8 @@ use hdrhistogram::Histogram;
 use serde_json::{Map, Value, json as value};
 
 use crate::drive::{Fault, Pace, percentile_ms, threads_used};
-use crate::http::Target;
 use crate::sale::Report;
+use crate::target::Target;
 
 use super::PERCENTILES;
 

@@ -7,6 +7,7 @@ use hdrhistogram::Histogram;
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use crate::drive::percentile_ms;
 use crate::timeline::Sample;
@@ -14,9 +15,21 @@ use crate::timeline::Sample;
 use super::number::{ms, rate};
 
 const SIZE: (u32, u32) = (900, 420);
-/// Room beside the bars for the names of the systems.
+/// Room beside the curves for their names.
 const LEGEND_WIDTH: u32 = 220;
 const FONT: &str = "sans-serif";
+
+/// Of a bar, and with the space to the next one.
+const BAR_HEIGHT: i32 = 13;
+const BAR_STEP: i32 = 16;
+/// Of a group's headline, and between the groups.
+const HEADLINE_HEIGHT: i32 = 22;
+const GROUP_GAP: i32 = 12;
+/// Above the first group.
+const TITLE_HEIGHT: i32 = 48;
+/// Where bars begin, and where the longest one ends.
+const BARS_LEFT: i32 = 230;
+const BARS_RIGHT: i32 = 820;
 
 /// Colours that stay apart for colour-blind readers: Okabe and Ito's set.
 const COLOURS: [RGBColor; 6] = [
@@ -29,35 +42,30 @@ const COLOURS: [RGBColor; 6] = [
 ];
 
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-/// Rates over the time of a run.
+/// Rates over the time of a run: of all answers, and of the wins where they differ.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn throughput(file: &Path, samples: &[Sample]) -> anyhow::Result<()> {
-    let canvas = canvas(file)?;
+pub fn throughput(file: &Path, title: &str, samples: &[Sample]) -> anyhow::Result<()> {
     let end = samples.last().map_or(1.0, |sample| sample.at_s);
     let top = samples.iter().map(|sample| sample.rate).fold(1.0, f64::max) * 1.1;
     let all: Vec<_> = samples.iter().map(|sample| (sample.at_s, sample.rate)).collect();
     let won = samples.iter().map(|sample| (sample.at_s, sample.won_rate)).collect();
-    let axes = Axes {
-        title: "Answers per second",
-        legend: SeriesLabelPosition::LowerRight,
-        x: Axis { range: 0.0..end, name: "seconds", label: &|at| format!("{at:.1}") },
-        y: Axis { range: 0.0..top, name: "", label: &|per_second| rate(*per_second) },
-    };
-    let mut curves = vec![("all", all), ("won", won)];
+    let mut curves = vec![("decided claims", all), ("won claims", won)];
     // One line would hide the other.
     curves.dedup_by(|won, all| won.1 == all.1);
-    lines(&canvas, axes, &curves).map_err(|error| anyhow!("{error}"))
+    let x = (0.0..end, |at: &f64| format!("{at:.1} s"));
+    let y = (0.0..top, |per_second: &f64| format!("{per_second:.0}"));
+    draw(file, SIZE, |canvas| lines(canvas, title, x, y, &curves))
 }
 
 /// Latency by percentile: each further nine has the same room, and so has each factor of ten in latency.
 ///
 /// # Errors
 /// When the file cannot be written.
-pub fn latency(file: &Path, latencies_us: &[(&str, &Histogram<u64>)]) -> anyhow::Result<()> {
-    let canvas = canvas(file)?;
+pub fn latency(file: &Path, title: &str, latencies_us: &[(&str, &Histogram<u64>)]) -> anyhow::Result<()> {
     // 0, 1, 2, 3, 4 nines: p0, p90, p99, p99.9, p99.99.
     let nines = (0..=80).map(|step| f64::from(step) / 20.0);
     let curves = latencies_us
@@ -70,18 +78,13 @@ pub fn latency(file: &Path, latencies_us: &[(&str, &Histogram<u64>)]) -> anyhow:
     let values = || curves.iter().flat_map(|(_, points)| points).map(|point| point.1);
     let top = values().fold(1.0, f64::max) * 1.3;
     // Decades, as the compared systems differ by that much.
-    let bottom = 10f64.powf(values().fold(top, f64::min).max(0.01).log10().floor());
+    let bottom = decade_below(values().fold(top, f64::min).max(0.01));
     let percentile = |nines: &f64| match nines {
-        0.0 => "0".to_owned(),
+        0.0 => "fastest".to_owned(),
         nines => format!("{}%", 100.0 - 10f64.powf(2.0 - nines.round())),
     };
-    let axes = Axes {
-        title: "Latency by percentile, milliseconds",
-        legend: SeriesLabelPosition::LowerRight,
-        x: Axis { range: 0.0..4.0, name: "", label: &percentile },
-        y: Axis { range: (bottom..top).log_scale(), name: "", label: &|latency| ms(*latency) },
-    };
-    lines(&canvas, axes, &curves).map_err(|error| anyhow!("{error}"))
+    let y = ((bottom..top).log_scale(), |latency: &f64| format!("{} ms", ms(*latency)));
+    draw(file, SIZE, |canvas| lines(canvas, title, (0.0..4.0, percentile), y, &curves))
 }
 
 /// Groups of bars: one group per workload, one bar per system.
@@ -95,134 +98,96 @@ pub struct Bars {
     pub groups: Vec<(String, Vec<Option<f64>>)>,
 }
 
-/// Draws bars over a logarithmic axis, as the systems differ by orders of magnitude.
+/// Draws bars over a logarithmic axis, as the systems differ by orders of magnitude. Each has its system's name in
+/// front and its value behind it.
 ///
 /// # Errors
 /// When the file cannot be written.
 pub fn bars(file: &Path, bars: &Bars) -> anyhow::Result<()> {
-    let canvas = canvas(file)?;
-    draw_bars(&canvas, bars).map_err(|error| anyhow!("{error}"))
+    let rows = bars.groups.iter().map(|(_, values)| values.iter().flatten().count());
+    let groups = HEADLINE_HEIGHT + GROUP_GAP;
+    let height =
+        TITLE_HEIGHT + groups * i32::try_from(rows.len())? + BAR_STEP * i32::try_from(rows.sum::<usize>())?;
+    draw(file, (SIZE.0, u32::try_from(height)?), |canvas| draw_bars(canvas, bars))
 }
 
-fn canvas(file: &Path) -> anyhow::Result<Canvas<'_>> {
-    let canvas = SVGBackend::new(file, SIZE).into_drawing_area();
-    canvas.fill(&WHITE).map_err(|error| anyhow!("{error}"))?;
-    Ok(canvas)
+fn draw(file: &Path, size: (u32, u32), picture: impl FnOnce(&Canvas<'_>) -> Drawn) -> anyhow::Result<()> {
+    let canvas = SVGBackend::new(file, size).into_drawing_area();
+    let drawn = canvas.fill(&WHITE).map_err(Into::into).and_then(|()| picture(&canvas));
+    drawn.and_then(|()| Ok(canvas.present()?)).map_err(|error| anyhow!("{error}"))
 }
 
-/// The range of an axis, its name, and how to write its values.
-struct Axis<'a, Range> {
-    range: Range,
-    name: &'a str,
-    label: &'a dyn Fn(&f64) -> String,
-}
-
-struct Axes<'a, X, Y> {
-    title: &'a str,
-    /// Where the curves leave room for their names.
-    legend: SeriesLabelPosition,
-    x: Axis<'a, X>,
-    y: Axis<'a, Y>,
-}
-
+/// Draws `curves`. An axis is its range, and how to write its values.
 fn lines<X, Y>(
     canvas: &Canvas<'_>,
-    axes: Axes<'_, X, Y>,
+    title: &str,
+    x: (X, impl Fn(&f64) -> String),
+    y: (Y, impl Fn(&f64) -> String),
     curves: &[(&str, Vec<(f64, f64)>)],
-) -> Result<(), Box<dyn std::error::Error>>
+) -> Drawn
 where
     X: AsRangedCoord<Value = f64>,
     Y: AsRangedCoord<Value = f64>,
     X::CoordDescType: ValueFormatter<f64>,
     Y::CoordDescType: ValueFormatter<f64>,
 {
-    let mut chart = ChartBuilder::on(canvas)
-        .caption(axes.title, (FONT, 18))
-        .margin(14)
-        .margin_right(36)
-        .x_label_area_size(36)
-        .y_label_area_size(70)
-        .build_cartesian_2d(axes.x.range, axes.y.range)?;
-    chart
-        .configure_mesh()
-        .light_line_style(TRANSPARENT)
-        .bold_line_style(BLACK.mix(0.12))
-        .x_desc(axes.x.name)
-        .y_desc(axes.y.name)
-        .x_labels(5)
-        .x_label_formatter(&axes.x.label)
-        .y_label_formatter(&axes.y.label)
-        .label_style((FONT, 13))
-        .draw()?;
-    for ((name, points), colour) in curves.iter().zip(COLOURS) {
-        chart
-            .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?
-            .label(*name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], colour.stroke_width(2)));
-    }
-    chart
-        .configure_series_labels()
-        .position(axes.legend)
-        .border_style(TRANSPARENT)
-        .background_style(WHITE.mix(0.8))
-        .label_font((FONT, 13))
-        .draw()?;
-    canvas.present()?;
-    Ok(())
-}
-
-fn draw_bars(canvas: &Canvas<'_>, bars: &Bars) -> Result<(), Box<dyn std::error::Error>> {
-    let values = || bars.groups.iter().flat_map(|(_, values)| values.iter().flatten().copied());
-    let top = values().fold(10.0, f64::max) * 1.5;
-    let bottom = 10f64.powf(values().fold(top, f64::min).max(1.0).log10().floor());
     let (left, right) = canvas.split_horizontally(SIZE.0 - LEGEND_WIDTH);
     let mut chart = ChartBuilder::on(&left)
-        .caption(&bars.title, (FONT, 18))
+        .caption(title, (FONT, 16))
         .margin(14)
+        .margin_right(30)
         .x_label_area_size(30)
         .y_label_area_size(70)
-        .build_cartesian_2d(0.0..bars.groups.len() as f64, (bottom..top).log_scale())?;
+        .build_cartesian_2d(x.0, y.0)?;
     chart
         .configure_mesh()
-        .disable_x_mesh()
-        .disable_x_axis()
         .light_line_style(TRANSPARENT)
         .bold_line_style(BLACK.mix(0.12))
-        .y_label_formatter(&|value: &f64| rate(*value))
+        .x_labels(5)
+        .x_label_formatter(&x.1)
+        .y_label_formatter(&y.1)
         .label_style((FONT, 13))
         .draw()?;
-    let width = 0.8 / bars.systems.len().max(1) as f64;
-    for (system, (name, colour)) in bars.systems.iter().zip(COLOURS.into_iter().cycle()).enumerate() {
-        let left = |group: usize| group as f64 + 0.1 + system as f64 * width;
-        let boxes = bars.groups.iter().enumerate().filter_map(|(group, (_, values))| {
-            let value = values.get(system).copied().flatten()?;
-            let corners = [(left(group), bottom), (left(group) + width * 0.92, value.max(bottom))];
-            Some(Rectangle::new(corners, colour.filled()))
-        });
-        chart.draw_series(boxes)?;
-        let y = 60 + 22 * i32::try_from(system)?;
-        right.draw(&Rectangle::new([(0, y), (12, y + 12)], colour.filled()))?;
-        right.draw(&Text::new(name.as_str(), (18, y), (FONT, 13)))?;
+    for (index, ((name, points), colour)) in (0..).zip(curves.iter().zip(COLOURS)) {
+        chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
+        let at = 60 + 22 * index;
+        right.draw(&PathElement::new([(0, at), (16, at)], colour.stroke_width(2)))?;
+        right.draw(&Text::new(*name, (22, at), label(HPos::Left)))?;
     }
-    for (group, (name, values)) in bars.groups.iter().enumerate() {
-        let (x, y) = chart.backend_coord(&(group as f64 + 0.5, bottom));
-        let half = 3 * i32::try_from(name.len())?;
-        canvas.draw(&Text::new(name.as_str(), (x - half, y + 10), (FONT, 13)))?;
-        for (system, value) in values.iter().enumerate() {
-            let Some(value) = *value else { continue };
-            let (x, y) = chart.backend_coord(&(group as f64 + 0.1 + system as f64 * width, value));
-            canvas.draw(&Text::new(short(value), (x, y - 12), (FONT, 9)))?;
-        }
-    }
-    canvas.present()?;
     Ok(())
 }
 
-/// A rate as short as a bar is wide.
-fn short(per_second: f64) -> String {
-    match per_second {
-        small if small < 1_000.0 => format!("{small:.0}"),
-        medium if medium < 10_000.0 => format!("{:.1}k", medium / 1_000.0),
-        large => format!("{:.0}k", large / 1_000.0),
+fn draw_bars(canvas: &Canvas<'_>, bars: &Bars) -> Drawn {
+    let values = || bars.groups.iter().flat_map(|(_, values)| values.iter().flatten().copied());
+    let top = values().fold(10.0, f64::max);
+    let bottom = decade_below(values().fold(top, f64::min).max(1.0));
+    let span = f64::from(BARS_RIGHT - BARS_LEFT);
+    #[expect(clippy::cast_possible_truncation, reason = "a place within the picture")]
+    let place = |value: f64| BARS_LEFT + (span * (value / bottom).log10() / (top / bottom).log10()) as i32;
+    canvas.draw(&Text::new(bars.title.as_str(), (14, 24), (FONT, 16).into_font()))?;
+    let mut y = TITLE_HEIGHT;
+    for (name, values) in &bars.groups {
+        canvas.draw(&Text::new(name.as_str(), (14, y), (FONT, 13).into_font().style(FontStyle::Bold)))?;
+        y += HEADLINE_HEIGHT;
+        for ((system, value), colour) in bars.systems.iter().zip(values).zip(COLOURS.into_iter().cycle()) {
+            let Some(value) = *value else { continue };
+            let (end, middle) = (place(value.max(bottom)), y + BAR_HEIGHT / 2);
+            canvas.draw(&Rectangle::new([(BARS_LEFT, y), (end, y + BAR_HEIGHT)], colour.filled()))?;
+            canvas.draw(&Text::new(system.as_str(), (BARS_LEFT - 8, middle), label(HPos::Right)))?;
+            canvas.draw(&Text::new(rate(value), (end + 6, middle), label(HPos::Left)))?;
+            y += BAR_STEP;
+        }
+        y += GROUP_GAP;
     }
+    Ok(())
+}
+
+/// Small text whose left or right end, at half its height, is at the point given.
+fn label(side: HPos) -> TextStyle<'static> {
+    (FONT, 12).into_font().color(&BLACK).pos(Pos::new(side, VPos::Center))
+}
+
+/// The next power of ten that is not above `value`.
+fn decade_below(value: f64) -> f64 {
+    10f64.powf(value.log10().floor())
 }

@@ -4,7 +4,8 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
+use client::Uri;
 
 /// A server, named by a plain `http://` address, with an optional path in front of every request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,22 +45,17 @@ impl FromStr for Target {
     type Err = anyhow::Error;
 
     fn from_str(url: &str) -> anyhow::Result<Self> {
-        let Some(rest) = url.strip_prefix("http://") else {
-            bail!("the address has to start with http:// (TLS would measure the cipher): {url}");
+        let uri: Uri = url.parse().with_context(|| format!("not an address: {url}"))?;
+        let plain = uri.scheme_str() == Some("http");
+        ensure!(plain, "the address has to start with http:// (TLS would measure the cipher): {url}");
+        let authority = uri.authority().with_context(|| format!("no host in {url}"))?;
+        ensure!(!authority.as_str().contains('@'), "credentials in the address are not supported: {url}");
+        let host = authority.host();
+        let port = match authority.as_str()[host.len()..].strip_prefix(':') {
+            Some(port) => port.parse().with_context(|| format!("bad port in {url}"))?,
+            None => 80,
         };
-        let (authority, base) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-        ensure!(!authority.contains('@'), "credentials in the address are not supported: {url}");
-        // A colon inside brackets belongs to an IPv6 address, not to a port.
-        let port_at = authority.rfind(':').filter(|&at| !authority[at..].contains(']'));
-        let (host, port) = match port_at {
-            Some(at) => {
-                let port = authority[at + 1..].parse().with_context(|| format!("bad port in {url}"))?;
-                (&authority[..at], port)
-            }
-            None => (authority, 80),
-        };
-        ensure!(!host.is_empty(), "no host in {url}");
-        Ok(Self { host: host.to_owned(), port, base: base.trim_end_matches('/').to_owned() })
+        Ok(Self { host: host.to_owned(), port, base: uri.path().trim_end_matches('/').to_owned() })
     }
 }
 
@@ -84,5 +80,6 @@ mod tests {
         for url in ["https://localhost", "localhost:8080", "http://", "http://a:b", "http://u:p@host"] {
             assert!(url.parse::<Target>().is_err(), "{url}");
         }
+        assert!("http://a:99999".parse::<Target>().is_err());
     }
 }
