@@ -3,7 +3,7 @@
 use api::{Api, Config};
 use clap::Parser;
 use common::config::Env;
-use common::{runtime, sched, shutdown, telemetry};
+use common::{runtime, shutdown, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -17,9 +17,8 @@ fn main() -> anyhow::Result<()> {
     Arguments::parse();
     let env = Env::load()?;
     telemetry::init(&env)?;
-    let policy = sched::Policy::from_env(&env)?;
     let config = Config::from_env(&env)?;
-    runtime::block_on(policy, serve(config))
+    runtime::block_on(serve(config))
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::bail;
 use clap::Parser;
 use common::config::Env;
-use common::{runtime, sched, shutdown, telemetry};
+use common::{runtime, shutdown, telemetry};
 use servers::stack::{self, NatsUser, Part, Servers};
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,7 @@ fn main() -> anyhow::Result<()> {
     if stack::needs_postgres(&env) {
         forget_options();
     }
-    runtime::block_on(sched::Policy::from_env(&env)?, start(arguments, env))
+    runtime::block_on(start(arguments, env))
 }
 
 /// Removes `PGOPTIONS` from our environment. It is meant for another server, and might make every transaction

@@ -331,61 +331,17 @@ async fn any_program_can_be_run_frozen_and_ended_with_its_descendants() {
     assert!(error.contains("exit status: 3") && error.contains("reason"), "{error}");
 }
 
-/// What a program sees in a file about itself after `set_up`.
-#[cfg(target_os = "linux")]
-async fn seen_in(file: &str, set_up: impl FnOnce(Program) -> Program) -> String {
-    let folder = tempfile::tempdir().unwrap();
-    let log = folder.path().join("log");
-    set_up(Program::new("/bin/cat", &log).arg(file)).run(LIMIT).await.unwrap();
-    fs::read_to_string(log).unwrap()
-}
-
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_program_has_a_session_of_its_own() {
-    let stat = seen_in("/proc/self/stat", |program| program).await;
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    Program::new("/bin/cat", &log).arg("/proc/self/stat").run(LIMIT).await.unwrap();
+    let stat = fs::read_to_string(log).unwrap();
     let fields: Vec<&str> = stat.split(' ').collect();
     let [pid, _name, _state, parent, group, session, ..] = fields[..] else { panic!("{stat}") };
     assert_eq!(parent, std::process::id().to_string());
     assert_eq!((group, session), (pid, pid));
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn timers_of_one_program_may_be_late_without_those_of_the_next() {
-    let slack_of = async |set_up: fn(Program) -> Program| {
-        seen_in("/proc/self/timerslack_ns", set_up).await.trim().parse::<u64>().unwrap()
-    };
-    let usual = slack_of(|program| program).await;
-    assert_eq!(slack_of(|program| program.timer_slack(Duration::from_micros(777))).await, 777_000);
-    assert_eq!(slack_of(|program| program).await, usual);
-}
-
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn a_time_slice_is_one_programs_alone() {
-    let with_slice = |program: Program| program.time_slice(Duration::from_micros(777));
-    let slice_in = |sched: &str| {
-        let line = sched.lines().find(|line| line.starts_with("se.slice"))?;
-        line.rsplit(' ').next()?.parse::<u64>().ok()
-    };
-    if !fs::read_to_string("/proc/self/sched").is_ok_and(|sched| slice_in(&sched).is_some()) {
-        seen_in("/dev/null", with_slice).await;
-        eprintln!("this Linux does not show time slices: only that one does no harm was tested");
-        return;
-    }
-    let usual = slice_in(&seen_in("/proc/self/sched", |program| program).await);
-    let short = slice_in(&seen_in("/proc/self/sched", with_slice).await);
-    assert!(short == Some(777_000) || short == usual && !slices_can_be_set(), "{short:?}");
-    assert_eq!(slice_in(&seen_in("/proc/self/sched", |program| program).await), usual);
-}
-
-/// Linux has it from 6.12 on.
-#[cfg(target_os = "linux")]
-fn slices_can_be_set() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let numbers: Vec<u32> = release.split(['.', '-']).take(2).map(|number| number.parse().unwrap()).collect();
-    numbers >= vec![6, 12]
 }
 
 /// Set for the copy of this test program that plays the parent in the next test.

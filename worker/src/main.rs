@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use common::config::Env;
-use common::{runtime, sched, shutdown, telemetry};
+use common::{runtime, shutdown, telemetry};
 use worker::{Config, Worker};
 
 #[global_allocator]
@@ -17,9 +17,8 @@ fn main() -> anyhow::Result<()> {
     Arguments::parse();
     let env = Env::load()?;
     telemetry::init(&env)?;
-    let policy = sched::Policy::from_env(&env)?;
     let config = Config::from_env(&env)?;
-    runtime::block_on(policy, work(config))
+    runtime::block_on(work(config))
 }
 
 async fn work(config: Config) -> anyhow::Result<()> {

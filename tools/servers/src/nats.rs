@@ -48,14 +48,6 @@ const PORTS_MAX: usize = 5;
 /// What the server says when a port is taken.
 const PORT_TAKEN: &str = "address already in use";
 
-/// By how much its timers may be late. While messages come, a thread of the Go runtime looks every 20 µs
-/// whether another one is held up in a system call; once a millisecond is enough.
-const TIMER_SLACK: Duration = Duration::from_millis(1);
-
-/// For how long it runs before others have their turn. All claims of a batch wait whenever it does, and it is
-/// soon done: with a shorter slice than others have, it need not wait for the end of theirs.
-const TIME_SLICE: Duration = Duration::from_micros(500);
-
 /// Disk that JetStream may use under the configuration written here.
 const FILE_STORE_BYTES_MAX: &str = "10GB";
 
@@ -254,8 +246,6 @@ fn command(
 ) -> Program {
     let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
     Program::new(&program.path, folder.join("nats-server.log"))
-        .timer_slack(TIMER_SLACK)
-        .time_slice(TIME_SLICE)
         // It shares the machine with everything else: with a thread for every core, its Go runtime
         // spends much of its time on handing work from one to the other.
         .env("GOMAXPROCS", std::env::var("GOMAXPROCS").unwrap_or_else(|_| threads.to_string()))
