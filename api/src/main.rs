@@ -3,14 +3,15 @@
 use api::{Api, Config};
 use clap::Parser;
 use common::config::Env;
+use common::version::VERSION;
 use common::{runtime, shutdown, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-// None: whoever writes one expects something of it, and is told.
+// Takes no arguments; an unknown one is an error.
 #[derive(Parser)]
-#[command(version, about, after_help = common::config::HELP)]
+#[command(name = "coupon-api", version = VERSION, about, after_help = common::config::HELP)]
 struct Arguments {}
 
 fn main() -> anyhow::Result<()> {

@@ -3,7 +3,8 @@
 //!
 //! In reading order: [`ids`] and [`partition`] say what is claimed and where it is queued,
 //! [`message`] what travels, [`stream`] through what; [`config`], [`telemetry`], [`runtime`],
-//! [`database`], [`queue`] and [`shutdown`] are the start and the end of every process.
+//! [`database`], [`queue`] and [`shutdown`] are the start and the end of every process, [`version`] says
+//! which it is.
 
 pub mod backoff;
 pub mod config;
@@ -16,3 +17,4 @@ pub mod runtime;
 pub mod shutdown;
 pub mod stream;
 pub mod telemetry;
+pub mod version;

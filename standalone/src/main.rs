@@ -18,7 +18,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// DATABASE_URL (or DB_PG_HOST) and NATS_URL name servers to use instead of private ones; PORT is the API's port
 /// (default 8080). Everything in the README's table of variables holds here too.
 #[derive(Debug, Parser)]
-#[command(version)]
+#[command(name = "standalone", version = common::version::VERSION)]
 struct Arguments {
     /// Folder for the private servers' data; it survives a restart.
     #[arg(long, default_value = "data")]

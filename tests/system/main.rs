@@ -18,5 +18,5 @@ mod planner;
 mod private_servers;
 mod process;
 mod races;
-
 mod sessions;
+mod version;

@@ -2,15 +2,16 @@
 
 use clap::Parser;
 use common::config::Env;
+use common::version::VERSION;
 use common::{runtime, shutdown, telemetry};
 use worker::{Config, Worker};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-// None: whoever writes one expects something of it, and is told.
+// Takes no arguments; an unknown one is an error.
 #[derive(Parser)]
-#[command(version, about, after_help = common::config::HELP)]
+#[command(name = "coupon-worker", version = VERSION, about, after_help = common::config::HELP)]
 struct Arguments {}
 
 fn main() -> anyhow::Result<()> {
