@@ -1,10 +1,10 @@
-# syntax=docker/dockerfile:1
-#
 # One image for coupon-api and coupon-worker; docker-compose.yml says which of them to run.
 
 FROM rust:1.95-slim-trixie AS build
 WORKDIR /source
 COPY . .
+# For `--version`: .git is not copied. docker build --build-arg GIT_COMMIT="$(git rev-parse --short HEAD)" .
+ARG GIT_COMMIT
 # The caches stay on the build host: a change of our own code compiles nothing else anew. Symbols
 # stay in the programs, for backtraces; debug information does not.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \

@@ -3,23 +3,23 @@
 use api::{Api, Config};
 use clap::Parser;
 use common::config::Env;
-use common::{runtime, sched, shutdown, telemetry};
+use common::version::VERSION;
+use common::{runtime, shutdown, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-// None: whoever writes one expects something of it, and is told.
+// Takes no arguments; an unknown one is an error.
 #[derive(Parser)]
-#[command(version, about, after_help = common::config::HELP)]
+#[command(name = "coupon-api", version = VERSION, about, after_help = common::config::HELP)]
 struct Arguments {}
 
 fn main() -> anyhow::Result<()> {
     Arguments::parse();
     let env = Env::load()?;
     telemetry::init(&env)?;
-    let policy = sched::Policy::from_env(&env)?;
     let config = Config::from_env(&env)?;
-    runtime::block_on(policy, serve(config))
+    runtime::block_on(serve(config))
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

@@ -14,9 +14,9 @@ use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use crate::partition::PARTITIONS_MAX;
 use crate::stream;
 
-/// What a process that takes no arguments says of its configuration when it is asked for help.
-pub const HELP: &str = "All that can be set is set by environment variables, or in a file `.env` in the working \
-                        directory: README.md lists them.";
+/// The end of a program's `--help`: programs take no arguments, but read variables.
+pub const HELP: &str = "Settings are environment variables, or lines of the file `.env` in the working directory. \
+                        docs/configuration.md lists them.";
 
 /// A variable whose value cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -2,8 +2,9 @@
 //! messages, the streams, the configuration, the database, and how a process starts and stops.
 //!
 //! In reading order: [`ids`] and [`partition`] say what is claimed and where it is queued,
-//! [`message`] what travels, [`stream`] through what; [`config`], [`telemetry`], [`runtime`] with
-//! [`sched`], [`database`], [`queue`] and [`shutdown`] are the start and the end of every process.
+//! [`message`] what travels, [`stream`] through what; [`config`], [`telemetry`], [`runtime`],
+//! [`database`], [`queue`] and [`shutdown`] are the start and the end of every process, [`version`] says
+//! which it is.
 
 pub mod backoff;
 pub mod config;
@@ -13,7 +14,7 @@ pub mod message;
 pub mod partition;
 pub mod queue;
 pub mod runtime;
-pub mod sched;
 pub mod shutdown;
 pub mod stream;
 pub mod telemetry;
+pub mod version;

@@ -2,24 +2,15 @@
 
 use std::io;
 
-use crate::sched::Policy;
-
-/// Runs a process's `main` on all processors, until it is done. The threads are scheduled as `policy` says, but
-/// for the first one, which runs `main` itself: programs that it starts inherit nothing.
+/// Runs a process's `main` on a thread for each processor, and returns when it is done.
 ///
-/// What blocks a thread does not hold the end up: the look-up of a host's name cannot be broken off, and takes
-/// as long as the resolver likes, whoever has stopped waiting for it.
+/// A blocked thread does not delay the end: looking up a host name cannot be cancelled and takes as long as the
+/// resolver needs, even when nobody waits for it any more.
 ///
 /// # Errors
-/// Those of `main`, and when no threads can be had.
-pub fn block_on<E: From<io::Error>>(
-    policy: Policy,
-    main: impl Future<Output = Result<(), E>>,
-) -> Result<(), E> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .on_thread_start(move || policy.apply())
-        .build()?;
+/// Those of `main`, and when the threads cannot be started.
+pub fn block_on<E: From<io::Error>>(main: impl Future<Output = Result<(), E>>) -> Result<(), E> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(main);
     runtime.shutdown_background();
     ended
@@ -32,9 +23,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_thread_that_is_blocked_holds_no_end_up() {
+    fn a_blocked_thread_does_not_delay_the_end() {
         let started = Instant::now();
-        let ended = block_on(Policy::Other, async {
+        let ended = block_on(async {
             tokio::task::spawn_blocking(|| std::thread::sleep(Duration::from_secs(10)));
             tokio::time::sleep(Duration::from_millis(10)).await;
             Ok::<_, io::Error>(())

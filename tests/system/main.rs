@@ -19,6 +19,6 @@ mod private_servers;
 mod process;
 mod proof;
 mod races;
-
 mod sessions;
 mod unread;
+mod version;

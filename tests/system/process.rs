@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 const PROMPTLY: Duration = Duration::from_secs(2);
 
 /// Wrong values of variables that both processes know.
-const WRONG: [(&str, &str); 20] = [
+const WRONG: [(&str, &str); 19] = [
     ("DB_DEFAULT", "mysql"),
     ("DATABASE_URL", "mysql://localhost/x"),
     ("DATABASE_URL", "postgres://localhost:port/x"),
@@ -44,7 +44,6 @@ const WRONG: [(&str, &str); 20] = [
     ("PARTITIONS", "eight"),
     ("SHUTDOWN_TIMEOUT_MS", "-1"),
     ("LOG_FORMAT", "xml"),
-    ("SCHED_POLICY", "fifo"),
 ];
 
 /// A process under test.
@@ -90,8 +89,6 @@ impl Process {
         }
         let (code, [help, _]) = run("--help");
         assert!(code == Some(0) && help.contains("environment variables"), "{code:?}: {help}");
-        let (code, [version, _]) = run("--version");
-        assert!(code == Some(0) && version.contains(env!("CARGO_PKG_VERSION")), "{code:?}: {version}");
     }
 
     pub(super) fn wants_credentials_in_pairs(&self) {
@@ -163,53 +160,6 @@ impl Process {
             assert_eq!(status.code(), Some(0), "{signal}: {status}");
         }
     }
-
-    #[cfg(target_os = "linux")]
-    pub(super) fn displaces_nobody_unless_told_otherwise(&self) {
-        const SCHED_BATCH: u32 = 3;
-        let folder = tempfile::tempdir().unwrap();
-        for (value, batch) in [("", true), ("batch", true), ("other", false)] {
-            let mut command = self.command(folder.path());
-            command.env("SCHED_POLICY", value);
-            let mut child = without_postgres(command);
-            // A thread that has only just been made has not asked for anything yet.
-            let deadline = Instant::now() + LIMIT;
-            let (policies, as_told) = loop {
-                let policies = policies(child.id());
-                let (first, others) = policies.split_first().unwrap();
-                assert_ne!(
-                    *first, SCHED_BATCH,
-                    "what the first thread was started with is nobody's business"
-                );
-                assert!(!others.is_empty());
-                let expected = if batch { SCHED_BATCH } else { *first };
-                let as_told = others.iter().all(|policy| *policy == expected);
-                if as_told || Instant::now() > deadline {
-                    break (policies, as_told);
-                }
-                std::thread::sleep(Duration::from_millis(5));
-            };
-            child.kill().unwrap();
-            child.wait().unwrap();
-            assert!(as_told, "SCHED_POLICY={value}: {policies:?}");
-        }
-    }
-}
-
-/// How Linux schedules the threads of a process, the first one first.
-#[cfg(target_os = "linux")]
-fn policies(process: u32) -> Vec<u32> {
-    let mut threads: Vec<u32> = fs::read_dir(format!("/proc/{process}/task"))
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
-        .collect();
-    threads.sort_unstable();
-    // proc_pid_stat(5): the policy is field 41, and the second one, the name in brackets, may hold anything.
-    let policy = |thread| {
-        let stat = fs::read_to_string(format!("/proc/{process}/task/{thread}/stat")).unwrap();
-        stat.rsplit_once(')').unwrap().1.split_whitespace().nth(41 - 3).unwrap().parse().unwrap()
-    };
-    threads.into_iter().map(policy).collect()
 }
 
 /// A port on which nobody listens: bound and closed again.

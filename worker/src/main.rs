@@ -2,7 +2,8 @@
 
 use clap::Parser;
 use common::config::Env;
-use common::{runtime, sched, shutdown, telemetry};
+use common::version::VERSION;
+use common::{runtime, shutdown, telemetry};
 use worker::{Config, Worker};
 
 #[global_allocator]
@@ -10,16 +11,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 // Takes no arguments; an unknown one is an error.
 #[derive(Parser)]
-#[command(version, about, after_help = common::config::HELP)]
+#[command(name = "coupon-worker", version = VERSION, about, after_help = common::config::HELP)]
 struct Arguments {}
 
 fn main() -> anyhow::Result<()> {
     Arguments::parse();
     let env = Env::load()?;
     telemetry::init(&env)?;
-    let policy = sched::Policy::from_env(&env)?;
     let config = Config::from_env(&env)?;
-    runtime::block_on(policy, work(config))
+    runtime::block_on(work(config))
 }
 
 async fn work(config: Config) -> anyhow::Result<()> {

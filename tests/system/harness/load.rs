@@ -11,7 +11,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Client, LIMIT, System};
+use super::http::Client;
+use super::system::System;
+use super::test::LIMIT;
 
 /// Pause before a claim is repeated.
 const REPEAT_AFTER: Duration = Duration::from_millis(50);

@@ -8,7 +8,8 @@ use common::partition::PartitionId;
 use common::stream;
 use uuid::Uuid;
 
-use super::{PARTITIONS, System, eventually, partition_of};
+use super::system::{PARTITIONS, System, partition_of};
+use super::test::eventually;
 
 /// The streams as the operator sees them.
 pub(crate) async fn jetstream(system: &System) -> jetstream::Context {

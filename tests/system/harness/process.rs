@@ -7,7 +7,7 @@ use servers::process::{Child, Program};
 use servers::programs;
 use servers::stack::NatsUser;
 
-use super::System;
+use super::system::System;
 
 /// Builds of different tests wait for each other.
 static BUILDING: Mutex<()> = Mutex::new(());

@@ -6,7 +6,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
-use super::LIMIT;
+use super::test::LIMIT;
 
 /// A connection.
 pub(crate) struct Raw(BufReader<TcpStream>);

@@ -18,12 +18,6 @@ fn a_wrong_value_of_any_variable_is_named() {
     ]);
 }
 
-#[cfg(target_os = "linux")]
-#[test]
-fn its_threads_displace_nobody_unless_told_otherwise() {
-    WORKER.displaces_nobody_unless_told_otherwise();
-}
-
 #[test]
 fn it_takes_no_arguments() {
     WORKER.takes_no_arguments();

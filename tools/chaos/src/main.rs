@@ -19,7 +19,7 @@ const ROUNDS_MAX: i64 = 1_000_000_000;
 
 /// Crashes, pauses, cuts and floods a whole coupon system on this machine, and checks every answer.
 #[derive(Debug, Parser)]
-#[command(name = "chaos", args_conflicts_with_subcommands = true)]
+#[command(name = "chaos", version = common::version::VERSION, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

@@ -14,7 +14,7 @@ pub use run::RunArgs;
 
 /// Load generator and benchmark for the coupon API.
 #[derive(Debug, Parser)]
-#[command(name = "loadtest", version, about)]
+#[command(name = "loadtest", version = common::version::VERSION, about)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, lchown};
 use std::path::Path;
 
 use nix::unistd::{Uid, User, geteuid};
+use walkdir::WalkDir;
 
 use crate::error::{Error, io_error};
 
@@ -63,15 +64,11 @@ impl Account {
 
     /// Gives `path` and all that is in it to the user.
     pub(super) fn take_over(&self, path: &Path) -> Result<(), Error> {
-        let doing = || format!("give {} to user {}", path.display(), self.uid);
-        let metadata = fs::symlink_metadata(path).map_err(io_error(doing()))?;
-        if metadata.is_dir() {
-            for entry in fs::read_dir(path).map_err(io_error(doing()))? {
-                self.take_over(&entry.map_err(io_error(doing()))?.path())?;
-            }
-        }
         // Never through a symbolic link: the user could have put one there that points elsewhere.
-        lchown(path, Some(self.uid), Some(self.gid)).map_err(io_error(doing()))
+        let mut entries = WalkDir::new(path).contents_first(true).into_iter();
+        entries
+            .try_for_each(|entry| lchown(entry?.path(), Some(self.uid), Some(self.gid)))
+            .map_err(io_error(format!("give {} to user {}", path.display(), self.uid)))
     }
 }
 

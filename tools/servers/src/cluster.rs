@@ -44,7 +44,7 @@ impl Cluster {
     pub(super) async fn open(search: &Search, wanted: &Path, sync: bool) -> Result<Self, Error> {
         let (folder, account) = open_folder(wanted).await?;
         let data = folder.path().join("data");
-        let binaries = search.postgres_for(major_of(&data)).await?;
+        let binaries = search.postgres(major_of(&data)).await?;
         let binaries = match &account {
             Some(account) => install::reachable(binaries, account)?,
             None => binaries,
@@ -175,21 +175,14 @@ fn major_of(data: &Path) -> Option<u32> {
 fn postmaster_of(data: &Path) -> Option<u32> {
     let file = fs::read_to_string(data.join("postmaster.pid")).ok()?;
     let pid = file.lines().next()?.trim().parse().ok()?;
-    let on_linux = Path::new("/proc/self/cwd").exists();
     // The number in a stale file may meanwhile belong to a stranger.
-    let is_ours = if on_linux { tree::working_in(data).contains(&pid) } else { tree::is_alive(pid) };
-    (is_ours && is_postgres(pid)).then_some(pid)
+    (tree::working_in(data).contains(&pid) && is_postgres(pid)).then_some(pid)
 }
 
 /// Whether a process is a postmaster or a backend. What else works in the data folder, such as
 /// `tail -f postgresql.conf`, is not ours to stop.
 fn is_postgres(pid: u32) -> bool {
-    match tree::first_argument(pid) {
-        Some(first) => is_server(&first),
-        // `ps` does not show where an argument ends. There a process is only asked about when `postmaster.pid`
-        // names it.
-        None => tree::command_line(pid).contains("postgres"),
-    }
+    tree::arguments(pid).first().is_some_and(|first| is_server(first))
 }
 
 /// A postmaster, and a backend that was forked just now, go by the program's path; every other backend by
@@ -268,7 +261,7 @@ mod tests {
             command.current_dir(data.path()).stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap()
         });
         // Their command lines are empty until the new programs are set up, and `spawn` does not wait for that.
-        let has_title = |pid| tree::first_argument(pid).is_some_and(|first| !first.is_empty());
+        let has_title = |pid| tree::arguments(pid).first().is_some_and(|first| !first.is_empty());
         let ids = [reader.id(), backend.id()];
         assert!(eventually(Duration::from_secs(10), || ids.into_iter().all(has_title)).await);
         clear(data.path()).await.unwrap();

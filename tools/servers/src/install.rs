@@ -1,17 +1,15 @@
 //! Copies of server installations, for users that cannot reach the originals.
 
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::account::Account;
 use crate::error::{Error, io_error};
-use crate::folder;
+// Only root ever needs a copy.
+use crate::fetch::ROOT_CACHE;
 use crate::locate::PostgresBinaries;
-
-/// Where copies go; only root ever needs one.
-const COPIES: &str = "/var/cache/flash-coupons";
+use crate::{files, folder};
 
 /// What an installation consists of, beside each other below one folder.
 const PARTS: [&str; 4] = ["bin", "lib", "lib64", "share"];
@@ -27,12 +25,12 @@ pub(super) fn reachable(binaries: PostgresBinaries, account: &Account) -> Result
     let original = binaries.bin_dir();
     let Some(prefix) = original.parent() else { return Ok(binaries) };
     let place =
-        Path::new(COPIES).join(format!("postgres-{}-{}", binaries.version(), folder::short_hash(prefix)));
+        Path::new(ROOT_CACHE).join(format!("postgres-{}-{}", binaries.version(), folder::short_hash(prefix)));
     // The same depth as in a wheel, so that relative library paths keep working.
     let bin_dir = place.join("copy/install").join(original.file_name().unwrap_or("bin".as_ref()));
     if !bin_dir.is_dir() {
         tracing::warn!(from = %prefix.display(), to = %place.display(), "copying Postgres to where its user can reach it");
-        folder::create(Path::new(COPIES))?;
+        folder::create(Path::new(ROOT_CACHE))?;
         copy(prefix, &place).map_err(io_error(format!(
             "copy {} to {}",
             prefix.display(),
@@ -47,15 +45,15 @@ fn copy(prefix: &Path, place: &Path) -> io::Result<()> {
     let install = work.join("copy/install");
     fs::create_dir_all(&install)?;
     for part in PARTS.into_iter().filter(|part| prefix.join(part).is_dir()) {
-        copy_tree(&prefix.join(part), &install.join(part))?;
+        files::copy(&prefix.join(part), &install.join(part))?;
     }
     let libraries = prefix.join(WHEEL_LIBRARIES);
     if libraries.is_dir() {
-        copy_tree(&libraries, &install.join(WHEEL_LIBRARIES))?;
+        files::copy(&libraries, &install.join(WHEEL_LIBRARIES))?;
     }
-    make_readable(&work)?;
+    files::make_readable(&work)?;
     // Under its final name it counts as whole, also after a power cut.
-    super::fetch::sync(&work)?;
+    files::sync(&work)?;
     let renamed = fs::rename(&work, place);
     if renamed.is_err() {
         let _ = fs::remove_dir_all(&work);
@@ -63,44 +61,4 @@ fn copy(prefix: &Path, place: &Path) -> io::Result<()> {
         return if place.is_dir() { Ok(()) } else { renamed };
     }
     Ok(())
-}
-
-fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let (source, target) = (entry.path(), to.join(entry.file_name()));
-        if entry.file_type()?.is_dir() {
-            copy_tree(&source, &target)?;
-        } else if source.is_file() {
-            fs::copy(&source, &target)?;
-        }
-    }
-    Ok(())
-}
-
-/// Lets everybody read a tree and pass through it; files that someone may execute, everybody may.
-pub(super) fn make_readable(path: &Path) -> io::Result<()> {
-    let metadata = fs::symlink_metadata(path)?;
-    if metadata.is_symlink() {
-        return Ok(());
-    }
-    let executable = metadata.is_dir() || metadata.permissions().mode() & 0o111 != 0;
-    fs::set_permissions(path, Permissions::from_mode(if executable { 0o755 } else { 0o644 }))?;
-    if metadata.is_dir() {
-        for entry in fs::read_dir(path)? {
-            make_readable(&entry?.path())?;
-        }
-    }
-    Ok(())
-}
-
-/// Where to keep fetched servers: the user's cache, or for root a place that other users can reach.
-pub(super) fn cache(is_root: bool) -> Option<PathBuf> {
-    let set = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    match set("XDG_CACHE_HOME") {
-        Some(cache) => Some(cache.join("flash-coupons")),
-        None if is_root => Some(PathBuf::from(COPIES)),
-        None => Some(set("HOME")?.join(".cache/flash-coupons")),
-    }
 }

@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::unistd::geteuid;
 use tokio::process::Command;
 
 use crate::error::Error;
-use crate::{fetch, install};
+use crate::fetch;
 
 /// The oldest Postgres that will do.
 pub const POSTGRES_MIN: Version = Version { major: 15, minor: 0 };
@@ -162,20 +161,16 @@ impl Search {
             postgres_bin_dir: named(POSTGRES_VARIABLE),
             nats_server: named(NATS_VARIABLE),
             folders,
-            cache: install::cache(geteuid().is_root()),
+            cache: fetch::cache(),
         }
     }
 
-    /// Finds Postgres, fetching it if need be.
+    /// Finds a Postgres that can open data of the major version `data_major`, if there are data: each opens only its
+    /// own. Fetches one if need be.
     ///
     /// # Errors
     /// When the environment variable names something unusable, or nothing is found and fetching fails.
-    pub async fn postgres(&self) -> Result<PostgresBinaries, Error> {
-        self.postgres_for(None).await
-    }
-
-    /// Finds a Postgres that can open data of the major version `data_major`: each opens only its own.
-    pub(super) async fn postgres_for(&self, data_major: Option<u32>) -> Result<PostgresBinaries, Error> {
+    pub async fn postgres(&self, data_major: Option<u32>) -> Result<PostgresBinaries, Error> {
         let fits = |version: Version| {
             version >= POSTGRES_MIN && data_major.is_none_or(|data_major| data_major == version.major)
         };

@@ -1,60 +1,31 @@
-//! A private nats-server with JetStream on the loopback interface.
+//! A private nats-server with JetStream.
 
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
-use std::process::ExitStatus;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 use crate::error::{Error, io_error};
 use crate::folder::Folder;
-use crate::locate::{NatsBinary, Search};
-use crate::process::{Child, Program, eventually};
+use crate::locate::{NatsBinary, Search, Version};
+use crate::process::{Program, eventually};
+use crate::server::{self, Server};
 use crate::{port, tree};
 
-/// How long a start may take, reading the streams included.
-const START_LIMIT: Duration = Duration::from_secs(60);
-
-/// Pause between two looks at a server that is starting.
-const START_POLL: Duration = Duration::from_millis(25);
-
-/// How long one look may take.
+/// How long one look at a server that is starting may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 
-/// The longest greeting that is read; real ones have about 500 bytes.
-const GREETING_BYTES_MAX: u64 = 64 * 1024;
-
-/// How long a start is repeated while the port is still taken.
-const RETRY_LIMIT: Duration = Duration::from_secs(20);
-
-/// Pause between two such starts.
-const RETRY_INTERVAL: Duration = Duration::from_millis(200);
-
-/// How long an orderly stop may take.
-const STOP_LIMIT: Duration = Duration::from_secs(15);
+/// The longest first line that is read; real ones have about 500 bytes.
+const LINE_BYTES_MAX: u64 = 64 * 1024;
 
 /// How long a server that a former run left behind may take to stop.
 const LEFTOVER_LIMIT: Duration = Duration::from_secs(5);
-
-/// Ports tried when the choice is ours.
-const PORTS_MAX: usize = 5;
-
-/// What the server says when a port is taken.
-const PORT_TAKEN: &str = "address already in use";
-
-/// By how much its timers may be late. While messages come, a thread of the Go runtime looks every 20 µs
-/// whether another one is held up in a system call; once a millisecond is enough.
-const TIMER_SLACK: Duration = Duration::from_millis(1);
-
-/// For how long it runs before others have their turn. All claims of a batch wait whenever it does, and it is
-/// soon done: with a shorter slice than others have, it need not wait for the end of theirs.
-const TIME_SLICE: Duration = Duration::from_micros(500);
 
 /// Disk that JetStream may use under the configuration written here.
 const FILE_STORE_BYTES_MAX: &str = "10GB";
@@ -83,22 +54,18 @@ impl Options {
     }
 }
 
-/// A running server. Dropping it kills it; what it acknowledged is there at the next start.
+/// A running nats-server.
+pub type Nats = Server<Setup>;
+
+/// What a server runs with.
 #[derive(Debug)]
-pub struct Nats {
-    program: NatsBinary,
+pub struct Setup {
+    binary: NatsBinary,
     folder: Folder,
     config: PathBuf,
-    env: Vec<(String, String)>,
-    ports: Ports,
-    child: Child,
-}
-
-/// Where it listens.
-#[derive(Debug, Clone, Copy)]
-struct Ports {
-    clients: u16,
-    monitor: u16,
+    options: Options,
+    port: u16,
+    monitor_port: u16,
 }
 
 impl Nats {
@@ -115,111 +82,28 @@ impl Nats {
     /// # Errors
     /// As for [`start`](Self::start).
     pub async fn start_with(search: &Search, options: Options) -> Result<Self, Error> {
-        let program = search.nats_server().await?;
+        let binary = search.nats_server().await?;
         let folder = Folder::open(&options.store_dir).await?;
-        let config = match options.config {
-            Some(config) => config,
+        let config = match &options.config {
+            Some(config) => config.clone(),
             None => write_config(folder.path())?,
         };
-        for left in (0..PORTS_MAX).rev() {
-            let choose = |given: Option<u16>| given.map_or_else(port::free, Ok);
-            let no_port = || io_error("find a free port");
-            let clients = choose(options.port).map_err(no_port())?;
-            let monitor = choose(options.monitor_port).map_err(no_port())?;
-            let ports = Ports { clients, monitor };
-            let command = command(&program, folder.path(), &config, &options.env, ports);
-            // Only our own choice of ports can be replaced, and then waiting for them is pointless.
-            let ours = options.port.is_none() && options.monitor_port.is_none() && left > 0;
-            let retry_limit = if ours { Duration::ZERO } else { RETRY_LIMIT };
-            match launch(&command, folder.path(), ports, retry_limit).await {
-                Ok(child) => {
-                    tracing::info!(version = %program.version, port = clients, pid = child.pid(), "NATS is ready");
-                    return Ok(Self { program, folder, config, env: options.env, ports, child });
-                }
-                Err(Error::Start { tail, .. }) if ours && tail.contains(PORT_TAKEN) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        unreachable!("the last round returns")
+        Self::launch(Setup { binary, folder, config, options, port: 0, monitor_port: 0 }).await
     }
 
     /// The URL for clients, without credentials.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.ports.clients)
+        format!("nats://127.0.0.1:{}", self.setup.port)
     }
 
     /// The URL of the monitoring pages.
     pub fn monitor_url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.ports.monitor)
-    }
-
-    /// The clients' port on 127.0.0.1.
-    pub fn port(&self) -> u16 {
-        self.ports.clients
-    }
-
-    /// The server's process id.
-    pub fn pid(&self) -> u32 {
-        self.child.pid()
+        format!("http://127.0.0.1:{}", self.setup.monitor_port)
     }
 
     /// Where the server keeps its streams and log.
     pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// Its log file.
-    pub fn log(&self) -> &Path {
-        self.child.log()
-    }
-
-    /// True until the server has ended. A paused one runs.
-    pub fn is_running(&self) -> bool {
-        self.child.is_running()
-    }
-
-    /// Waits for the end, whoever caused it.
-    pub async fn ended(&self) -> ExitStatus {
-        self.child.ended().await
-    }
-
-    /// Stops the server in order; kills it when that takes too long.
-    ///
-    /// # Errors
-    /// When it cannot even be killed.
-    pub async fn stop(&self) -> Result<(), Error> {
-        self.child.terminate(STOP_LIMIT).await.map(drop)
-    }
-
-    /// Crashes the server (SIGKILL).
-    ///
-    /// # Errors
-    /// When it does not go away.
-    pub async fn kill(&self) -> Result<(), Error> {
-        self.child.kill().await.map(drop)
-    }
-
-    /// Freezes the server: connections stay open, nothing answers. False when that does not succeed.
-    pub async fn pause(&self) -> bool {
-        self.child.pause().await
-    }
-
-    /// Lets it go on.
-    pub fn resume(&self) -> bool {
-        self.child.resume()
-    }
-
-    /// Starts the server again on the same ports and data; stops it first if it runs.
-    ///
-    /// # Errors
-    /// When it does not come up.
-    pub async fn restart(&mut self) -> Result<(), Error> {
-        if self.is_running() {
-            self.stop().await?;
-        }
-        let command = command(&self.program, self.folder.path(), &self.config, &self.env, self.ports);
-        self.child = launch(&command, self.folder.path(), self.ports, RETRY_LIMIT).await?;
-        Ok(())
+        self.setup.folder.path()
     }
 
     /// Removes everything that a server kept in `store_dir`. For a fresh start.
@@ -230,6 +114,63 @@ impl Nats {
         let folder = Folder::open(store_dir).await?;
         clear(folder.path()).await?;
         folder.empty()
+    }
+}
+
+impl server::Setup for Setup {
+    const NAME: &str = "NATS";
+    const PORT_TAKEN: &str = "address already in use";
+    const PASSING: &[&str] = &[];
+    const STOP: &[(Signal, Duration)] = &[(Signal::SIGTERM, Duration::from_secs(15))];
+
+    fn choose_ports(&mut self) -> io::Result<bool> {
+        let choose = |given: Option<u16>| given.map_or_else(port::free, Ok);
+        self.port = choose(self.options.port)?;
+        self.monitor_port = choose(self.options.monitor_port)?;
+        Ok(self.options.port.is_none() && self.options.monitor_port.is_none())
+    }
+
+    fn port(&self) -> u16 {
+        self.port
+    }
+
+    fn version(&self) -> Version {
+        self.binary.version
+    }
+
+    fn program(&self) -> Program {
+        let folder = self.folder.path();
+        let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+        Program::new(&self.binary.path, folder.join("nats-server.log"))
+            // It shares the machine with everything else: with a thread for every core, its Go runtime
+            // spends much of its time on handing work from one to the other.
+            .env("GOMAXPROCS", std::env::var("GOMAXPROCS").unwrap_or_else(|_| threads.to_string()))
+            .envs(self.options.env.iter().map(|(name, value)| (name, value)))
+            .args(["--jetstream", "--addr", "127.0.0.1"])
+            .args(["--port".to_owned(), self.port.to_string()])
+            .args(["--http_port".to_owned(), self.monitor_port.to_string()])
+            .arg("--store_dir")
+            .arg(folder)
+            .arg("--pid")
+            .arg(pid_file(folder))
+            .arg("--config")
+            .arg(&self.config)
+    }
+
+    /// It greets clients, with a line that begins with INFO, and calls itself healthy, which includes JetStream.
+    async fn is_ready(&self) -> Result<bool, &'static str> {
+        let healthy = "GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n";
+        let look = async {
+            Ok::<_, io::Error>(
+                first_line(self.port, "").await?.starts_with("INFO ")
+                    && first_line(self.monitor_port, healthy).await?.split(' ').nth(1) == Some("200"),
+            )
+        };
+        Ok(matches!(timeout(PROBE_LIMIT, look).await, Ok(Ok(true))))
+    }
+
+    async fn clear(&self) -> Result<(), Error> {
+        clear(self.folder.path()).await
     }
 }
 
@@ -245,42 +186,16 @@ fn write_config(folder: &Path) -> Result<PathBuf, Error> {
     Ok(path)
 }
 
-fn command(
-    program: &NatsBinary,
-    folder: &Path,
-    config: &Path,
-    env: &[(String, String)],
-    ports: Ports,
-) -> Program {
-    let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
-    Program::new(&program.path, folder.join("nats-server.log"))
-        .timer_slack(TIMER_SLACK)
-        .time_slice(TIME_SLICE)
-        // It shares the machine with everything else: with a thread for every core, its Go runtime
-        // spends much of its time on handing work from one to the other.
-        .env("GOMAXPROCS", std::env::var("GOMAXPROCS").unwrap_or_else(|_| threads.to_string()))
-        .envs(env.iter().map(|(name, value)| (name, value)))
-        .args(["--jetstream", "--addr", "127.0.0.1"])
-        .args(["--port".to_owned(), ports.clients.to_string()])
-        .args(["--http_port".to_owned(), ports.monitor.to_string()])
-        .arg("--store_dir")
-        .arg(folder)
-        .arg("--pid")
-        .arg(pid_file(folder))
-        .arg("--config")
-        .arg(config)
-}
-
 fn pid_file(folder: &Path) -> PathBuf {
     folder.join("nats-server.pid")
 }
 
-/// Stops a server that a former run left behind. The folder's lock tells that it has no living owner.
+/// Stops a server that a former run left behind.
 async fn clear(folder: &Path) -> Result<(), Error> {
     let file = pid_file(folder);
     let pid = fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<u32>().ok());
     // The number in a stale file may meanwhile belong to a stranger.
-    let is_ours = |pid: &u32| tree::command_line(*pid).contains(&*file.to_string_lossy());
+    let is_ours = |pid: &u32| tree::arguments(*pid).iter().any(|word| Path::new(word) == file);
     let Some(pid) = pid.filter(is_ours) else { return Ok(()) };
     tracing::warn!(pid, "stopping a nats-server that a former run left behind");
     for signal in [Signal::SIGTERM, Signal::SIGKILL] {
@@ -293,62 +208,11 @@ async fn clear(folder: &Path) -> Result<(), Error> {
     Err(Error::Unkillable { program: "nats-server".to_owned(), pid, limit: LEFTOVER_LIMIT })
 }
 
-/// Runs the server, again and again for `retry_limit` while something else has its port.
-async fn launch(
-    command: &Program,
-    folder: &Path,
-    ports: Ports,
-    retry_limit: Duration,
-) -> Result<Child, Error> {
-    let deadline = Instant::now() + retry_limit;
-    loop {
-        clear(folder).await?;
-        let child = command.spawn().await?;
-        match accept(&child, ports).await {
-            Ok(()) => return Ok(child),
-            Err(Error::Start { tail, reason, .. })
-                if Instant::now() < deadline && tail.contains(PORT_TAKEN) =>
-            {
-                tracing::warn!(reason, "NATS does not start yet");
-                sleep(RETRY_INTERVAL).await;
-            }
-            Err(error) => return Err(error),
-        }
-    }
-}
-
-/// Waits until the server greets clients and calls itself healthy, which includes JetStream.
-async fn accept(child: &Child, ports: Ports) -> Result<(), Error> {
-    let deadline = Instant::now() + START_LIMIT;
-    loop {
-        if let Some(status) = child.status() {
-            return Err(child.failure(format!("ended while starting ({status})")));
-        }
-        let ready =
-            async { Ok::<_, io::Error>(greets(ports.clients).await? && is_healthy(ports.monitor).await?) };
-        // The answers must come from our server, not from one that was faster to take the port.
-        if matches!(timeout(PROBE_LIMIT, ready).await, Ok(Ok(true))) && child.is_running() {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            return Err(child.failure(format!("is not ready after {START_LIMIT:?}")));
-        }
-        sleep(START_POLL).await;
-    }
-}
-
-/// The first line that a server sends to a client begins with INFO, whatever it then asks for.
-async fn greets(port: u16) -> io::Result<bool> {
-    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-    let mut line = String::new();
-    BufReader::new(stream.take(GREETING_BYTES_MAX)).read_line(&mut line).await?;
-    Ok(line.starts_with("INFO ") && line.ends_with('\n'))
-}
-
-async fn is_healthy(port: u16) -> io::Result<bool> {
+/// The first line of what a server sends after `request`.
+async fn first_line(port: u16, request: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
-    stream.write_all(b"GET /healthz HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n").await?;
+    stream.write_all(request.as_bytes()).await?;
     let mut line = String::new();
-    BufReader::new(stream.take(GREETING_BYTES_MAX)).read_line(&mut line).await?;
-    Ok(line.split_whitespace().nth(1) == Some("200"))
+    BufReader::new(stream.take(LINE_BYTES_MAX)).read_line(&mut line).await?;
+    Ok(line)
 }

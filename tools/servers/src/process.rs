@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use crate::account::Account;
 use crate::error::{Error, io_error};
 use crate::log::Log;
-use crate::spawner::{self, Scheduling};
+use crate::spawner;
 use crate::tree;
 
 /// How often the end of a child is looked for while someone waits for it.
@@ -33,9 +33,8 @@ const ENV_KEPT: [&str; 4] = ["PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
 
 /// A program to run: path, arguments, environment, log file.
 ///
-/// Its process gets a session of its own, as a service or a container has: so Ctrl-C at the terminal reaches
-/// only us, who then stop it in order, and Linux shares the processors out among programs instead of among
-/// all their threads (its "autogroup"). Its input is empty; output and errors are appended to the log.
+/// Its process gets a session of its own, as a service or a container has: Ctrl-C at the terminal reaches only us,
+/// who then stop it in order. Its input is empty; output and errors are appended to the log.
 #[derive(Debug, Clone)]
 pub struct Program {
     path: PathBuf,
@@ -45,7 +44,6 @@ pub struct Program {
     folder: Option<PathBuf>,
     log: PathBuf,
     account: Option<Account>,
-    scheduling: Scheduling,
 }
 
 impl Program {
@@ -59,7 +57,6 @@ impl Program {
             folder: None,
             log: log.into(),
             account: None,
-            scheduling: Scheduling::default(),
         }
     }
 
@@ -115,23 +112,6 @@ impl Program {
         self
     }
 
-    /// Lets its timers fire late by that much on Linux, so that it wakes up less often; otherwise ours is
-    /// inherited.
-    #[must_use]
-    pub fn timer_slack(mut self, slack: Duration) -> Self {
-        self.scheduling.timer_slack = Some(slack);
-        self
-    }
-
-    /// Gives it a time slice of that length, 0.1 to 100 ms, on Linux from 6.12 on. When it wakes up, it displaces
-    /// programs that have longer ones (1.4 ms with two cores unless set otherwise), and has its turns more often,
-    /// but no greater share of the processors. Otherwise ours is inherited.
-    #[must_use]
-    pub fn time_slice(mut self, slice: Duration) -> Self {
-        self.scheduling.time_slice = Some(slice);
-        self
-    }
-
     /// The file name, for messages.
     fn name(&self) -> String {
         self.path.file_name().unwrap_or(self.path.as_os_str()).to_string_lossy().into_owned()
@@ -159,7 +139,7 @@ impl Program {
             command.uid(account.uid()).gid(account.gid());
         }
         let doing = format!("run {}", self.path.display());
-        let handle = spawner::spawn(command, self.scheduling).await.map_err(io_error(doing))?;
+        let handle = spawner::spawn(command).await.map_err(io_error(doing))?;
         let pid = handle.id();
         tracing::debug!(program = self.name(), pid, log = %self.log.display(), "started");
         Ok(Child { name: self.name(), pid, handle: Mutex::new(handle), log })

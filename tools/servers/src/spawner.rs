@@ -10,7 +10,6 @@ use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::sync::OnceLock;
 use std::sync::mpsc::{Sender, channel};
-use std::time::Duration;
 
 use tokio::sync::oneshot;
 
@@ -21,19 +20,10 @@ struct Job {
 
 static SPAWNER: OnceLock<Sender<Job>> = OnceLock::new();
 
-/// How Linux is asked to run a program; what is `None` is inherited from us. Other systems know none of it.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Scheduling {
-    /// By how much its timers may be late.
-    pub(super) timer_slack: Option<Duration>,
-    /// For how long it runs before others have their turn.
-    pub(super) time_slice: Option<Duration>,
-}
-
 /// Starts a command from the spawner thread, in a session of its own. On Linux the child is killed when this
-/// process ends, however it ends, and is scheduled as told.
-pub(super) async fn spawn(mut command: Command, scheduling: Scheduling) -> io::Result<Child> {
-    before_exec(&mut command, scheduling);
+/// process ends, however it ends.
+pub(super) async fn spawn(mut command: Command) -> io::Result<Child> {
+    before_exec(&mut command);
     let (reply, answer) = oneshot::channel();
     let spawner = SPAWNER.get_or_init(start);
     spawner.send(Job { command, reply }).map_err(|_| gone())?;
@@ -66,41 +56,31 @@ fn gone() -> io::Error {
     unsafe_code,
     reason = "code between fork and exec; this one makes a few system calls and allocates nothing"
 )]
-fn before_exec(command: &mut Command, scheduling: Scheduling) {
+fn before_exec(command: &mut Command) {
     let parent = std::process::id();
     let arm = move || {
         nix::unistd::setsid()?;
-        settings(parent, scheduling)
+        die_with(parent)
     };
-    // SAFETY: only plain system calls (setsid, prctl, getppid, sched_getattr, sched_setattr) and no allocation,
-    // as required after a fork.
+    // SAFETY: only plain system calls (setsid, prctl, getppid) and no allocation, as required after a fork.
     unsafe { command.pre_exec(arm) };
 }
 
-/// What only Linux can set. Runs after std has changed user and group, which would otherwise clear the first
-/// of it.
+/// Lets the kernel kill this process when its parent ends. Runs after std has changed user and group, which would
+/// otherwise clear the setting.
 #[cfg(target_os = "linux")]
-fn settings(parent: u32, scheduling: Scheduling) -> io::Result<()> {
-    use nix::sys::prctl::{set_pdeathsig, set_timerslack};
-
-    set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
-    if nix::unistd::getppid().as_raw().cast_unsigned() != parent {
-        // The parent died before the setting took hold; nobody would signal us any more.
-        return Err(io::Error::from_raw_os_error(nix::errno::Errno::ESRCH as i32));
+fn die_with(parent: u32) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL)?;
+    if nix::unistd::getppid().as_raw().cast_unsigned() == parent {
+        return Ok(());
     }
-    // The rest is a matter of speed only: where it cannot be set, the program runs without.
-    if let Some(slack) = scheduling.timer_slack {
-        let _ = set_timerslack(slack.as_nanos().try_into().unwrap_or(std::ffi::c_ulong::MAX));
-    }
-    if let Some(slice) = scheduling.time_slice {
-        let _ = common::sched::set_time_slice(slice);
-    }
-    Ok(())
+    // The parent died before the setting took hold: nobody would signal us any more.
+    Err(io::Error::from_raw_os_error(nix::errno::Errno::ESRCH as i32))
 }
 
-/// Other systems have no such settings; there children are stopped by their handles, and what a crash
-/// leaves behind is stopped by the next start.
+/// Other systems have no such setting: children are stopped by their handles, and what a crash leaves behind is
+/// stopped by the next start.
 #[cfg(not(target_os = "linux"))]
-fn settings(_parent: u32, _scheduling: Scheduling) -> io::Result<()> {
+fn die_with(_parent: u32) -> io::Result<()> {
     Ok(())
 }

@@ -1,16 +1,11 @@
-//! The system in one process, on servers of its own or given ones.
+//! The servers that a system runs on: its own or given ones.
 
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::Context as _;
-use api::Api;
 use common::config::Env;
-use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
+use futures::future::OptionFuture;
 use uuid::Uuid;
-use worker::Worker;
 
 use crate::error::Error;
 use crate::nats::{self, Nats};
@@ -57,15 +52,6 @@ impl NatsUser {
             Self::Operator => "operator",
         }
     }
-
-    /// The variable from which `nats.conf` takes the password.
-    pub fn password_variable(self) -> &'static str {
-        match self {
-            Self::Api => "NATS_API_PASSWORD",
-            Self::Worker => "NATS_WORKER_PASSWORD",
-            Self::Operator => "NATS_OPERATOR_PASSWORD",
-        }
-    }
 }
 
 /// Passwords of the users of `nats.conf`, new for every start.
@@ -84,12 +70,10 @@ impl NatsPasswords {
         self.0.iter().find(|(other, _)| *other == user).map_or("", |(_, password)| password)
     }
 
-    /// The environment of nats-server.
+    /// The environment of nats-server: `nats.conf` takes the passwords from there.
     pub fn environment(&self) -> Vec<(String, String)> {
-        self.0
-            .iter()
-            .map(|(user, password)| (user.password_variable().to_owned(), password.clone()))
-            .collect()
+        let variable = |user: &NatsUser| format!("NATS_{}_PASSWORD", user.name().to_uppercase());
+        self.0.iter().map(|(user, password)| (variable(user), password.clone())).collect()
     }
 }
 
@@ -188,21 +172,12 @@ impl Servers {
 
     /// Waits until one of the private servers has ended, and says which.
     pub async fn ended(&self) -> String {
-        let postgres = async {
-            match &self.postgres {
-                Some(postgres) => postgres.ended().await,
-                None => std::future::pending().await,
-            }
-        };
-        let nats = async {
-            match &self.nats {
-                Some((nats, _)) => nats.ended().await,
-                None => std::future::pending().await,
-            }
-        };
+        let postgres = OptionFuture::from(self.postgres.as_ref().map(Postgres::ended));
+        let nats = OptionFuture::from(self.nats.as_ref().map(|(nats, _)| nats.ended()));
         tokio::select! {
-            status = postgres => format!("Postgres has ended: {status}"),
-            status = nats => format!("nats-server has ended: {status}"),
+            Some(status) = postgres => format!("Postgres has ended: {status}"),
+            Some(status) = nats => format!("nats-server has ended: {status}"),
+            else => std::future::pending().await,
         }
     }
 
@@ -218,75 +193,5 @@ impl Servers {
             postgres.stop().await?;
         }
         Ok(())
-    }
-}
-
-/// An API or a worker that runs in this process.
-#[derive(Debug)]
-pub struct Part {
-    stop: CancellationToken,
-    /// None once its end has been reported.
-    task: Option<JoinHandle<anyhow::Result<()>>>,
-}
-
-impl Part {
-    /// Starts an API. Returns it and its address.
-    ///
-    /// # Errors
-    /// When its configuration is wrong, its port taken, or a server refuses it.
-    pub async fn api(env: &Env) -> anyhow::Result<(Self, SocketAddr)> {
-        let config = api::Config::from_env(env)?;
-        let listener = api::listen(&config)?;
-        let address = listener.local_addr()?;
-        let api = Api::connect(config).await?;
-        Ok((Self::spawn(|stop| api.run(listener, stop)), address))
-    }
-
-    /// Starts a worker. Returns it and its id.
-    ///
-    /// # Errors
-    /// When its configuration is wrong, or a server refuses it.
-    pub async fn worker(env: &Env) -> anyhow::Result<(Self, Uuid)> {
-        let worker = Worker::connect(worker::Config::from_env(env)?).await?;
-        let id = worker.id;
-        Ok((Self::spawn(|stop| worker.run(stop)), id))
-    }
-
-    fn spawn<F>(run: impl FnOnce(CancellationToken) -> F) -> Self
-    where
-        F: Future<Output = anyhow::Result<()>> + Send + 'static,
-    {
-        let stop = CancellationToken::new();
-        Self { task: Some(tokio::spawn(run(stop.clone()))), stop }
-    }
-
-    /// Waits for its end, whoever caused it. An end is reported once; after that there is nothing to
-    /// wait for.
-    ///
-    /// # Errors
-    /// When it failed.
-    pub async fn ended(&mut self) -> anyhow::Result<()> {
-        let Some(task) = &mut self.task else { return Ok(()) };
-        let ended = task.await;
-        self.task = None;
-        ended?
-    }
-
-    /// Stops it gracefully.
-    ///
-    /// # Errors
-    /// When it failed.
-    pub async fn stop(mut self) -> anyhow::Result<()> {
-        self.stop.cancel();
-        self.ended().await
-    }
-
-    /// Drops all it does on the spot, as a crash would: nothing is finished, released or said.
-    pub async fn abort(self) {
-        if let Some(task) = self.task {
-            task.abort();
-            // Aborted tasks end at their next await.
-            let _ = tokio::time::timeout(Duration::from_secs(5), task).await;
-        }
     }
 }
