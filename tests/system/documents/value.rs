@@ -39,6 +39,7 @@ pub(super) fn of_rust(expression: &str, constants: &BTreeMap<String, String>) ->
     if let Some((least, most)) = expression.split_once("..=") {
         return Some(range(&of_rust(least, constants)?, &of_rust(most, constants)?));
     }
+    let expression = expression.strip_prefix("std::time::").unwrap_or(expression);
     for (prefix, factor) in [("Duration::from_secs(", 1_000), ("Duration::from_millis(", 1)] {
         if let Some(number) = expression.strip_prefix(prefix) {
             let number: u64 = of_rust(number.strip_suffix(')')?, constants)?.parse().ok()?;
@@ -75,7 +76,7 @@ fn people_and_rust_mean_the_same() {
         ("64 KiB", "64<<10"),
         ("1,000", "1_000"),
         ("2 s", "Duration::from_secs(2)"),
-        ("250 ms", "Duration::from_millis(250)"),
+        ("250 ms", "std::time::Duration::from_millis(250)"),
         ("1 s–3 s", "Duration::from_secs(1)..=Duration::from_secs(3)"),
         ("200–60000", "200..=LEASE_MS_MAX"),
         ("120000", "2*LEASE_MS_MAX.cast_signed()"),
