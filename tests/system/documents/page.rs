@@ -103,7 +103,7 @@ impl Page {
                 .iter()
                 .any(|end| word.ends_with(end) && word.len() > end.len())
         };
-        words.filter(is_file).map(|word| word.trim_start_matches("./").to_owned()).collect()
+        words.filter(is_file).map(|word| word.trim_start_matches(['.', '/']).to_owned()).collect()
     }
 
     /// Lines that hold this text, code included.
