@@ -12,7 +12,7 @@ use crate::partition::PARTITIONS_MAX;
 ///
 /// What a batch costs is nearly the same however many claims it holds, and more partitions mean smaller
 /// batches: over four, many busy coupons are claimed faster than over eight, and one as fast
-/// (docs/PERFORMANCE.md). They allow four workers, each of which takes a quarter of the processor time that
+/// (docs/performance.md). They allow four workers, each of which takes a quarter of the processor time that
 /// Postgres takes for it.
 pub const PARTITIONS_DEFAULT: u32 = 4;
 

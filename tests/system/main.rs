@@ -9,6 +9,7 @@ mod by_hand;
 mod cluster;
 mod connections;
 mod contract;
+mod documents;
 mod faults;
 mod hostile;
 mod leases;
