@@ -12,14 +12,13 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::Clock;
 use crate::clients::http::{Connection, Request};
 use crate::clients::name_in;
-use crate::cluster::{Cluster, memory_kib};
+use crate::cluster::Cluster;
 use crate::history::Answer;
 
 /// Clients of each partition at each API.
-const CLIENTS_PER_LANE: u32 = 2;
+const CLIENTS_PER_PARTITION: u32 = 2;
 
 /// A client's pause between an answer and its next claim.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -32,7 +31,7 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 
 /// A claim, and how it was answered.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Shot {
+pub(super) struct Sample {
     pub(super) partition: u32,
     pub(super) start_us: u64,
     pub(super) end_us: u64,
@@ -42,13 +41,13 @@ pub(super) struct Shot {
     pub(super) retry_after: bool,
 }
 
-impl Shot {
+impl Sample {
     pub(super) fn won(&self) -> bool {
         self.status == Some(200)
     }
 }
 
-/// What an API said of itself.
+/// Whether an API said that it is ready.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Readiness {
     pub(super) api: u32,
@@ -58,7 +57,7 @@ pub(super) struct Readiness {
 
 #[derive(Debug, Default)]
 struct Seen {
-    shots: Vec<Shot>,
+    samples: Vec<Sample>,
     readiness: Vec<Readiness>,
 }
 
@@ -72,7 +71,7 @@ pub(super) struct Load {
 
 #[derive(Debug)]
 struct Shared {
-    clock: Clock,
+    start: Instant,
     partitions: u32,
     users: AtomicU64,
     seen: Mutex<Seen>,
@@ -83,7 +82,7 @@ impl Load {
     pub(super) async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
         let partitions = cluster.shape.partitions;
         let shared = Arc::new(Shared {
-            clock: Clock(Instant::now()),
+            start: Instant::now(),
             partitions,
             users: AtomicU64::new(0),
             seen: Mutex::default(),
@@ -96,7 +95,7 @@ impl Load {
                 if api == 0 {
                     create(address, &name).await?;
                 }
-                for _ in 0..CLIENTS_PER_LANE {
+                for _ in 0..CLIENTS_PER_PARTITION {
                     let shared = Arc::clone(&shared);
                     tasks.spawn(shared.claim(partition, name.clone(), address, stop.clone()));
                 }
@@ -106,7 +105,7 @@ impl Load {
     }
 
     pub(super) fn now_us(&self) -> u64 {
-        self.shared.clock.now_us()
+        self.shared.now_us()
     }
 
     /// Forgets what was seen so far.
@@ -115,38 +114,34 @@ impl Load {
     }
 
     /// Takes what was seen so far.
-    pub(super) fn take(&self) -> (Vec<Shot>, Vec<Readiness>) {
+    pub(super) fn take(&self) -> (Vec<Sample>, Vec<Readiness>) {
         let seen = mem::take(&mut *self.shared.lock());
-        (seen.shots, seen.readiness)
+        (seen.samples, seen.readiness)
     }
 
     /// Whether a claim that began after that moment has won, in each partition.
     pub(super) fn every_partition_won_since(&self, from_us: u64) -> bool {
         let seen = self.shared.lock();
         (0..self.shared.partitions).all(|partition| {
-            let won = |shot: &&Shot| shot.partition == partition && shot.won() && shot.start_us >= from_us;
-            seen.shots.iter().rev().any(|shot| won(&shot))
+            let won = |sample: &&Sample| {
+                sample.partition == partition && sample.won() && sample.start_us >= from_us
+            };
+            seen.samples.iter().rev().any(|sample| won(&sample))
         })
     }
 
-    /// What each API holds in memory.
-    pub(super) async fn memory_kib(&self, cluster: &Cluster) -> Vec<u64> {
-        let mut all = Vec::new();
-        for api in &cluster.apis {
-            all.push(api.pid().await.and_then(memory_kib).unwrap_or_default());
-        }
-        all
-    }
-
-    pub(super) async fn stop(self) -> anyhow::Result<()> {
+    pub(super) async fn stop(self) {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-        Ok(())
     }
 }
 
 impl Shared {
+    fn now_us(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -165,14 +160,14 @@ impl Shared {
             let body = json!({ "user_id": format!("user {user}"), "coupon_name": coupon });
             let path = "/api/coupons/claim".to_owned();
             let request = Request { method: "POST", path, key: None, body: Some(body) };
-            let start_us = self.clock.now_us();
+            let start_us = self.now_us();
             let answer = connection.send(&request, ANSWER_LIMIT).await;
-            let end_us = self.clock.now_us();
+            let end_us = self.now_us();
             let (status, retry_after) = match &answer {
                 Answer::Response(response) => (Some(response.status), response.retry_after_s.is_some()),
                 Answer::Failed { .. } => (None, false),
             };
-            self.lock().shots.push(Shot { partition, start_us, end_us, status, retry_after });
+            self.lock().samples.push(Sample { partition, start_us, end_us, status, retry_after });
             sleep(PAUSE).await;
         }
     }
@@ -185,7 +180,7 @@ impl Shared {
             let request = Request { method: "GET", path, key: None, body: None };
             let answer = connection.send(&request, ANSWER_LIMIT).await;
             let ready = matches!(answer, Answer::Response(response) if response.status == 200);
-            self.lock().readiness.push(Readiness { api, at_us: self.clock.now_us(), ready });
+            self.lock().readiness.push(Readiness { api, at_us: self.now_us(), ready });
             sleep(READY_POLL).await;
         }
     }
