@@ -72,8 +72,9 @@ pub struct RunArgs {
     #[arg(long, value_delimiter = ',', hide_possible_values = true)]
     pub(crate) without: Vec<Fault>,
     /// Faults of a round at most. With one at a time recovery times are measured undisturbed.
-    #[arg(long, default_value_t = FAULTS_MAX, value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
-    pub(crate) strikes_max: usize,
+    #[arg(long, alias = "strikes-max", default_value_t = FAULTS_MAX)]
+    #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
+    pub(crate) faults_max: usize,
     /// How long faults are injected in each round.
     #[arg(long, default_value_t = 4_000, value_parser = value_parser!(u64).range(500..=600_000))]
     pub(crate) length_ms: u64,
@@ -107,14 +108,13 @@ impl RunArgs {
             seed: self.seed,
             faults: self.enabled_faults()?,
             length_ms,
-            faults_max: self.strikes_max,
+            faults_max: self.faults_max,
             clients: self.clients,
             shape: Shape { apis: 2, workers: 3, partitions: 4, lease_ms: self.lease_ms },
             small_disks: self.small_disks,
             folder: folder.to_owned(),
             histories: self.keep.clone().unwrap_or_else(|| folder.join("histories")),
             keep_all: self.keep.is_some(),
-            command: self.command(rounds, length_ms),
         })
     }
 
@@ -130,25 +130,6 @@ impl RunArgs {
         ensure!(!enabled.is_empty(), "no fault is left to inject");
         Ok(enabled)
     }
-
-    /// The command that repeats the run, with the defaults of this version.
-    fn command(&self, rounds: u32, length_ms: u64) -> String {
-        let Self { first_round, seed, lease_ms, clients, strikes_max, .. } = self;
-        let mut command = format!(
-            "cargo run --release -p chaos -- --rounds {rounds} --first-round {first_round} --seed {seed} \
-             --length-ms {length_ms} --lease-ms {lease_ms} --clients {clients} --strikes-max {strikes_max}"
-        );
-        for (flag, faults) in [("--faults", &self.faults), ("--without", &self.without)] {
-            if !faults.is_empty() {
-                let names: Vec<String> = faults.iter().map(Fault::to_string).collect();
-                command = format!("{command} {flag} {}", names.join(","));
-            }
-        }
-        if self.small_disks {
-            command.push_str(" --small-disks");
-        }
-        command
-    }
 }
 
 #[cfg(test)]
@@ -163,6 +144,7 @@ mod tests {
     fn a_run_that_would_do_nothing_is_refused() {
         for args in [
             &["--rounds", "0"],
+            &["--faults-max", "0"],
             &["--strikes-max", "0"],
             &["--first-round", "4294967295"],
             &["--quick", "--rounds=3"],

@@ -61,7 +61,7 @@ pub(crate) async fn run(
             observation.add_to(&mut metrics);
         }
     }
-    load.stop().await;
+    drop(load);
     cluster.stop().await?;
     Ok(metrics)
 }
@@ -70,7 +70,7 @@ async fn observe(cluster: &Cluster, load: &Load, drill: Drill, worker: usize) ->
     // Partitions may still be moving after the drill before.
     let all = cluster.workers.len();
     balanced_among(cluster, if drill == Drill::WorkerJoined { all - 1 } else { all }).await?;
-    load.clear();
+    load.take();
     sleep(BEFORE).await;
     let (owners, memory_before) = (cluster.owners().await?, memory(cluster).await);
     let fault_us = load.now_us();

@@ -7,6 +7,8 @@ mod queue;
 
 use std::time::Duration;
 
+use anyhow::bail;
+use common::partition::PartitionId;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::{Instant, sleep_until};
@@ -14,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 pub(crate) use injector::Injector;
 
 use crate::history::EventKind;
-use crate::schedule::{Fault, Injection, Process, Server, Target};
+use crate::schedule::{Fault, Injection, Server, Target};
 
 /// What an injection did.
 #[derive(Debug, Clone)]
@@ -37,68 +39,61 @@ impl Injector {
         let (fault, target) = (injection.fault.to_string(), injection.target.to_string());
         let begin_us =
             self.log.event(EventKind::FaultBegin { fault: fault.clone(), target: target.clone() })?;
-        let duration = Duration::from_millis(injection.duration_ms);
-        let (mut effect_us, mut hits) = (begin_us, None);
-        let mut rng = StdRng::seed_from_u64(injection.seed);
-        match injection.target {
-            Target::Process(process) => {
-                effect_us = self.disturb_process(injection.fault, process, duration).await?;
-            }
-            Target::Server(server) => self.disturb_server(injection.fault, server, duration).await?,
-            Target::Link(process, server) => {
-                let link = self.link(process, server)?;
-                hits = Some(links::disturb(link, injection.fault, duration, &mut rng).await);
-            }
-            Target::Partition(partition) => {
-                hits = Some(self.disturb_queue(injection.fault, partition, &mut rng).await?);
-            }
-            Target::Everything if injection.fault == Fault::KillEverything => {
-                self.kill_everything(duration, &mut rng).await?;
-            }
-            Target::Everything => self.rolling_restart(duration, &mut rng).await?,
-            Target::Workers => self.workers_come_and_go(duration, &mut rng).await?,
-        }
+        let (effect_us, hits) = self.carry_out(&injection).await?;
         let hit_count = hits.unwrap_or_default();
         let end_us = self.log.event(EventKind::FaultEnd { fault, target, hits: hit_count })?;
-        Ok(Injected { injection, begin_us, effect_us, end_us, hits })
+        Ok(Injected { injection, begin_us, effect_us: effect_us.unwrap_or(begin_us), end_us, hits })
     }
 
-    /// Returns when the process was dead or stood still.
-    async fn disturb_process(
+    /// Returns when the fault took effect, and how often it affected something, where these are known.
+    async fn carry_out(&self, injection: &Injection) -> anyhow::Result<(Option<u64>, Option<u64>)> {
+        let Injection { fault, target, seed, duration_ms, .. } = *injection;
+        let (duration, mut rng) = (Duration::from_millis(duration_ms), StdRng::seed_from_u64(seed));
+        let (rng, mut effect_us, mut hits) = (&mut rng, None, None);
+        match (target, fault) {
+            (Target::Process(process), Fault::KillApi | Fault::KillWorker) => {
+                effect_us = Some(self.kill_node(self.cluster.node(process)?, duration).await?);
+            }
+            (Target::Process(process), Fault::PauseApi | Fault::PauseWorker) => {
+                effect_us = Some(self.pause_node(self.cluster.node(process)?, duration).await);
+            }
+            (Target::Server(server), Fault::KillNats | Fault::KillPostgres) => {
+                self.kill_server(server, duration).await?;
+            }
+            (Target::Server(server), Fault::PauseNats | Fault::PausePostgres) => {
+                self.pause_server(server, duration).await;
+            }
+            (Target::Server(server), Fault::DiskFullNats | Fault::DiskFullPostgres) => {
+                self.fill_disk(server, duration).await?;
+            }
+            (Target::Server(Server::Nats), Fault::QueueRestored) => self.restore_queue(duration).await?,
+            (Target::Everything, Fault::KillEverything) => self.kill_everything(duration, rng).await?,
+            (Target::Everything, Fault::RollingRestart) => self.rolling_restart(duration, rng).await?,
+            (Target::Workers, Fault::WorkersComeAndGo) => self.workers_come_and_go(duration, rng).await?,
+            (Target::Link(process, server), _) => {
+                hits = Some(links::disturb(self.link(process, server)?, fault, duration, rng).await);
+            }
+            (Target::Partition(partition), _) => {
+                hits = Some(self.disturb_queue(fault, PartitionId::new(partition), rng).await?);
+            }
+            _ => bail!("{fault} does not affect {target}"),
+        }
+        Ok((effect_us, hits))
+    }
+
+    async fn disturb_queue(
         &self,
         fault: Fault,
-        process: Process,
-        duration: Duration,
+        partition: PartitionId,
+        rng: &mut StdRng,
     ) -> anyhow::Result<u64> {
-        let node = self.cluster.node(process)?;
-        match fault {
-            Fault::KillApi | Fault::KillWorker => self.kill_node(node, duration).await,
-            Fault::PauseApi | Fault::PauseWorker => Ok(self.pause_node(node, duration).await),
-            _ => anyhow::bail!("{fault} does not affect {process}"),
-        }
-    }
-
-    async fn disturb_server(&self, fault: Fault, server: Server, duration: Duration) -> anyhow::Result<()> {
-        match fault {
-            Fault::KillNats | Fault::KillPostgres => self.kill_server(server, duration).await,
-            Fault::PauseNats | Fault::PausePostgres => {
-                self.pause_server(server, duration).await;
-                Ok(())
-            }
-            Fault::QueueRestored => self.restore_queue(duration).await,
-            Fault::DiskFullNats | Fault::DiskFullPostgres => self.fill_disk(server, duration).await,
-            _ => anyhow::bail!("{fault} does not affect {server}"),
-        }
-    }
-
-    async fn disturb_queue(&self, fault: Fault, partition: u32, rng: &mut StdRng) -> anyhow::Result<u64> {
         match fault {
             Fault::StreamPurged => Ok(self.purge_stream(partition).await),
             Fault::StreamDeleted => Ok(self.delete_stream(partition).await),
             Fault::MessagesDuplicated => self.duplicate_messages(partition, rng).await,
             Fault::UndecodableMessages => Ok(self.publish_undecodable(partition, rng).await),
             Fault::ForgedBatch => self.forge_batch(partition, rng).await,
-            _ => anyhow::bail!("{fault} does not affect partition {partition}"),
+            _ => bail!("{fault} does not affect a partition"),
         }
     }
 }

@@ -51,15 +51,15 @@ pub(crate) struct Options {
     pub(crate) histories: PathBuf,
     /// Whether histories of rounds without violations are kept.
     pub(crate) keep_all: bool,
-    /// The command that repeats the run.
-    pub(crate) command: String,
 }
 
 /// Starts a system, runs all rounds on it, and stops it. Prints one line per round.
 pub(crate) async fn run(options: &Options, binaries: &Binaries) -> anyhow::Result<Report> {
     let started = Instant::now();
     let cluster = Cluster::start(options.shape, binaries, &options.folder, options.small_disks).await?;
-    let mut report = Report { seed: options.seed, command: options.command.clone(), ..Report::default() };
+    let args = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let command = format!("cargo run --release -p chaos -- {args}");
+    let mut report = Report { seed: options.seed, command, ..Report::default() };
     for number in options.first_round..options.first_round + options.rounds {
         let round_started = Instant::now();
         let path = options.histories.join(format!("round-{number:05}.jsonl"));

@@ -20,7 +20,7 @@ pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
         for op in ops {
             let wrong = match op.verdict() {
                 Verdict::Won => claim(op) != claim(first),
-                // Whoever came first, one of the two answers is about a claim that was not this one.
+                // One of the two answers must be about another claim.
                 Verdict::AlreadyClaimed => true,
                 // Other refusals may come before a win, and are then checked as refusals; never after it.
                 Verdict::SoldOut | Verdict::NoCoupon => op.start_us > first.end_us,

@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use serde_json::json;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::clients::http::{Connection, Request};
 use crate::clients::name_in;
@@ -61,18 +60,17 @@ struct Seen {
     readiness: Vec<Readiness>,
 }
 
-/// Clients that go on until they are stopped.
+/// Clients that go on until this is dropped.
 #[derive(Debug)]
 pub(super) struct Load {
     shared: Arc<Shared>,
-    stop: CancellationToken,
-    tasks: TaskTracker,
+    partitions: u32,
+    _clients: JoinSet<()>,
 }
 
 #[derive(Debug)]
 struct Shared {
     start: Instant,
-    partitions: u32,
     users: AtomicU64,
     seen: Mutex<Seen>,
 }
@@ -81,36 +79,26 @@ impl Load {
     /// Creates the coupons and starts the clients.
     pub(super) async fn start(cluster: &Cluster) -> anyhow::Result<Self> {
         let partitions = cluster.shape.partitions;
-        let shared = Arc::new(Shared {
-            start: Instant::now(),
-            partitions,
-            users: AtomicU64::new(0),
-            seen: Mutex::default(),
-        });
-        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let shared =
+            Arc::new(Shared { start: Instant::now(), users: AtomicU64::new(0), seen: Mutex::default() });
+        let mut clients = JoinSet::new();
         for (api, address) in (0..).zip(cluster.addresses()) {
-            tasks.spawn(Arc::clone(&shared).watch(api, address, stop.clone()));
+            clients.spawn(Arc::clone(&shared).poll_readiness(api, address));
             for partition in 0..partitions {
                 let name = name_in("drill", partition, partitions).context("no name for the partition")?;
                 if api == 0 {
                     create(address, &name).await?;
                 }
                 for _ in 0..CLIENTS_PER_PARTITION {
-                    let shared = Arc::clone(&shared);
-                    tasks.spawn(shared.claim(partition, name.clone(), address, stop.clone()));
+                    clients.spawn(Arc::clone(&shared).claim(partition, name.clone(), address));
                 }
             }
         }
-        Ok(Self { shared, stop, tasks })
+        Ok(Self { shared, partitions, _clients: clients })
     }
 
     pub(super) fn now_us(&self) -> u64 {
         self.shared.now_us()
-    }
-
-    /// Forgets what was seen so far.
-    pub(super) fn clear(&self) {
-        *self.shared.lock() = Seen::default();
     }
 
     /// Takes what was seen so far.
@@ -122,18 +110,12 @@ impl Load {
     /// Whether a claim that began after that moment has won, in each partition.
     pub(super) fn every_partition_won_since(&self, from_us: u64) -> bool {
         let seen = self.shared.lock();
-        (0..self.shared.partitions).all(|partition| {
-            let won = |sample: &&Sample| {
-                sample.partition == partition && sample.won() && sample.start_us >= from_us
-            };
-            seen.samples.iter().rev().any(|sample| won(&sample))
+        (0..self.partitions).all(|partition| {
+            seen.samples
+                .iter()
+                .rev()
+                .any(|sample| sample.partition == partition && sample.won() && sample.start_us >= from_us)
         })
-    }
-
-    pub(super) async fn stop(self) {
-        self.stop.cancel();
-        self.tasks.close();
-        self.tasks.wait().await;
     }
 }
 
@@ -146,20 +128,12 @@ impl Shared {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn claim(
-        self: Arc<Self>,
-        partition: u32,
-        coupon: String,
-        api: SocketAddr,
-        stop: CancellationToken,
-    ) {
-        let mut connection = Connection::default();
-        connection.switch(api);
-        while !stop.is_cancelled() {
+    async fn claim(self: Arc<Self>, partition: u32, coupon: String, api: SocketAddr) {
+        let mut connection = connection(api);
+        loop {
             let user = self.users.fetch_add(1, Ordering::Relaxed);
             let body = json!({ "user_id": format!("user {user}"), "coupon_name": coupon });
-            let path = "/api/coupons/claim".to_owned();
-            let request = Request { method: "POST", path, key: None, body: Some(body) };
+            let request = request("POST", "/api/coupons/claim", Some(body));
             let start_us = self.now_us();
             let answer = connection.send(&request, ANSWER_LIMIT).await;
             let end_us = self.now_us();
@@ -172,27 +146,32 @@ impl Shared {
         }
     }
 
-    async fn watch(self: Arc<Self>, api: u32, address: SocketAddr, stop: CancellationToken) {
-        let mut connection = Connection::default();
-        connection.switch(address);
-        while !stop.is_cancelled() {
-            let path = "/health/ready".to_owned();
-            let request = Request { method: "GET", path, key: None, body: None };
-            let answer = connection.send(&request, ANSWER_LIMIT).await;
+    async fn poll_readiness(self: Arc<Self>, api: u32, address: SocketAddr) {
+        let mut connection = connection(address);
+        loop {
+            let answer = connection.send(&request("GET", "/health/ready", None), ANSWER_LIMIT).await;
             let ready = matches!(answer, Answer::Response(response) if response.status == 200);
-            self.lock().readiness.push(Readiness { api, at_us: self.now_us(), ready });
+            let at_us = self.now_us();
+            self.lock().readiness.push(Readiness { api, at_us, ready });
             sleep(READY_POLL).await;
         }
     }
 }
 
-async fn create(api: SocketAddr, name: &str) -> anyhow::Result<()> {
+fn connection(api: SocketAddr) -> Connection {
     let mut connection = Connection::default();
     connection.switch(api);
-    let body = Some(json!({ "name": name, "amount": i32::MAX }));
-    let request = Request { method: "POST", path: "/api/coupons".to_owned(), key: None, body };
-    match connection.send(&request, ANSWER_LIMIT).await {
+    connection
+}
+
+fn request(method: &'static str, path: &str, body: Option<serde_json::Value>) -> Request {
+    Request { method, path: path.to_owned(), key: None, body }
+}
+
+async fn create(api: SocketAddr, name: &str) -> anyhow::Result<()> {
+    let body = json!({ "name": name, "amount": i32::MAX });
+    match connection(api).send(&request("POST", "/api/coupons", Some(body)), ANSWER_LIMIT).await {
         Answer::Response(response) if response.status == 201 => Ok(()),
-        answer => anyhow::bail!("coupon not created: {answer:?}"),
+        answer => bail!("coupon not created: {answer:?}"),
     }
 }

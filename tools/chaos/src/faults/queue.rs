@@ -39,8 +39,11 @@ const UNDECODABLE: [&str; 6] = [
 
 impl Injector {
     /// Publishes copies of the stream's last messages.
-    pub(super) async fn duplicate_messages(&self, partition: u32, rng: &mut StdRng) -> anyhow::Result<u64> {
-        let partition = PartitionId::new(partition);
+    pub(super) async fn duplicate_messages(
+        &self,
+        partition: PartitionId,
+        rng: &mut StdRng,
+    ) -> anyhow::Result<u64> {
         let Some(stream) = self.stream(partition).await else { return Ok(0) };
         let state = &stream.cached_info().state;
         let first =
@@ -58,8 +61,7 @@ impl Injector {
     }
 
     /// Publishes what no worker can decode.
-    pub(super) async fn publish_undecodable(&self, partition: u32, rng: &mut StdRng) -> u64 {
-        let partition = PartitionId::new(partition);
+    pub(super) async fn publish_undecodable(&self, partition: PartitionId, rng: &mut StdRng) -> u64 {
         let mut hits = 0;
         for _ in 0..rng.random_range(1..=3) {
             let payload = UNDECODABLE[rng.random_range(0..UNDECODABLE.len())];
@@ -70,8 +72,7 @@ impl Injector {
 
     /// Publishes a batch that no API sent: strangers, one of them twice, a coupon that does not exist, and a
     /// reply subject where nobody or the wrong one listens.
-    pub(super) async fn forge_batch(&self, partition: u32, rng: &mut StdRng) -> anyhow::Result<u64> {
-        let partition = PartitionId::new(partition);
+    pub(super) async fn forge_batch(&self, partition: PartitionId, rng: &mut StdRng) -> anyhow::Result<u64> {
         let here = |name: &CouponName| PartitionId::of(name, self.cluster.shape.partitions) == partition;
         let coupons = self.plan.coupons.iter().filter_map(|coupon| CouponName::new(&coupon.name).ok());
         let mut names: Vec<CouponName> = coupons.filter(here).collect();
@@ -107,8 +108,7 @@ impl Injector {
     }
 
     /// Purges a stream up to its last message, applied or not.
-    pub(super) async fn purge_stream(&self, partition: u32) -> u64 {
-        let partition = PartitionId::new(partition);
+    pub(super) async fn purge_stream(&self, partition: PartitionId) -> u64 {
         let before_ns = wall_clock_ns();
         let Some(stream) = self.stream(partition).await else { return 0 };
         let last = stream.cached_info().state.last_sequence;
@@ -125,8 +125,7 @@ impl Injector {
     }
 
     /// Deletes a stream.
-    pub(super) async fn delete_stream(&self, partition: u32) -> u64 {
-        let partition = PartitionId::new(partition);
+    pub(super) async fn delete_stream(&self, partition: PartitionId) -> u64 {
         let Some(stream) = self.stream(partition).await else { return 0 };
         let waiting = self.waiting(partition, stream.cached_info().state.last_sequence).await;
         // Whether it is gone shows by what comes after.

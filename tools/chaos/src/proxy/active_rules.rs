@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::frame::Frame;
 use super::rule::{Direction, OnHeal, Rule};
 
-/// The budget of a [`Rule::CutAfter`] that has acted; 0 still allows the byte at hand to be the last.
+/// The budget of a [`Rule::CutAfter`] that has acted. A budget of 0 cuts before the next byte.
 const SPENT: u64 = u64::MAX;
 
 /// An active rule, to remove it and to see how often it affected something under way.
@@ -57,7 +57,7 @@ impl Active {
 /// Where a connection ends, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CutAt {
-    /// Bytes of the piece at hand that still arrive.
+    /// Bytes of the data about to be written that still arrive.
     pub(super) bytes: usize,
     pub(super) reset: bool,
 }

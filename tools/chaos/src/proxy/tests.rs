@@ -203,7 +203,7 @@ async fn a_statement_that_failed_is_no_commit_whose_answer_could_be_lost() {
     assert_eq!(receive(&mut link.client, failed.len()).await, failed);
     assert_eq!((rule.hits(), link.proxy.stats().commit_answers_lost.get()), (0, 0));
 
-    // The rule still strikes the next.
+    // The rule still applies to the next.
     link.client.write_all(&bind).await.unwrap();
     receive(&mut link.server, bind.len()).await;
     link.server.write_all(&postgres_frame(b'Z', b"I")).await.unwrap();

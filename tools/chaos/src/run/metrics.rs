@@ -1,7 +1,6 @@
 //! What a round adds to the report.
 
 use std::collections::HashMap;
-use std::io::{BufRead as _, BufReader};
 
 use crate::cluster::Cluster;
 use crate::faults::Injected;
@@ -125,15 +124,9 @@ fn settling(report: &mut Report, round: &Round) {
 
 /// Commits of former owners that the fence refused, from the workers' logs.
 pub(super) fn fenced(cluster: &Cluster) -> u64 {
-    let mut count = 0;
-    for worker in &cluster.workers {
-        for ending in ["log", "log.old"] {
-            let path = cluster.folder.join(format!("{}.{ending}", worker.name));
-            let Ok(file) = std::fs::File::open(path) else { continue };
-            let lines = BufReader::new(file).split(b'\n').map_while(Result::ok);
-            let fenced = |line: &Vec<u8>| String::from_utf8_lossy(line).contains("\"fenced\":true");
-            count += lines.filter(fenced).count() as u64;
-        }
-    }
-    count
+    let logs = cluster.workers.iter().flat_map(|worker| {
+        ["log", "log.old"].map(|ending| cluster.folder.join(format!("{}.{ending}", worker.name)))
+    });
+    let texts = logs.filter_map(|log| std::fs::read(log).ok());
+    texts.map(|text| String::from_utf8_lossy(&text).matches("\"fenced\":true").count() as u64).sum()
 }
