@@ -1,19 +1,19 @@
-//! Whether what the clients saw and what was left behind is allowed.
+//! Whether what the clients saw, and the state afterwards, is allowed.
 //!
-//! Pure functions from a [`Round`] to the [`Violation`]s in it. Nothing here asks a server, so a history
-//! that was recorded once gives the same result whenever it is checked again.
+//! A pure function from a [`Round`] to the [`Violation`]s in it, so a recorded history gives the same result
+//! whenever it is checked again.
 //!
-//! The checks only ever claim what is certain. Where the history leaves a question open (a request without
-//! an answer, a stream that lost messages before anyone saw them) the checker takes whichever reading is
-//! allowed; every violation it reports is one under all readings.
+//! The checks report only what is certain. Where the history leaves a question open (a request without
+//! an answer, a stream that lost messages before anyone saw them) the checker assumes whatever is
+//! allowed; every violation it reports is one under all interpretations.
 
 mod answers;
 mod contract;
 mod index;
 mod keys;
-mod normal;
 mod order;
-mod partial;
+mod partial_order;
+mod recovered;
 mod refusals;
 mod settled;
 mod stock;
@@ -32,13 +32,16 @@ pub fn check(round: &Round) -> Vec<Violation> {
     let index = Index::new(round);
     let mut findings = Findings::default();
     stock::check(&index, &mut findings);
-    order::check(&index, &mut findings);
+    for journal in &round.state.journals {
+        let check = if journal.complete { order::check } else { partial_order::check };
+        check(&index, journal, &mut findings);
+    }
     answers::check(&index, &mut findings);
     refusals::check(&index, &mut findings);
     keys::check(&index, &mut findings);
     views::check(&index, &mut findings);
     contract::check(&index, &mut findings);
     settled::check(&index, &mut findings);
-    normal::check(&index, &mut findings);
+    recovered::check(&index, &mut findings);
     findings.into_violations()
 }

@@ -1,17 +1,17 @@
-//! The whole system as real processes on this machine, every connection through a fault proxy of its own.
+//! The whole system as real processes on this machine, each connection through a proxy of its own.
 //!
-//! Postgres and nats-server (with the project's own configuration), APIs and workers. Whoever checks or
-//! disturbs the system connects to the servers directly.
+//! Postgres and nats-server (with the project's own configuration), APIs and workers. The checks and the faults
+//! connect to the servers directly.
 
 mod binaries;
+mod builder;
 mod disk;
-mod inspect;
+mod generations;
 mod journal;
-mod lives;
+mod memory;
 mod node;
-mod places;
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,55 +25,49 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-pub use binaries::Binaries;
-pub use disk::copy_folder;
-pub use disk::{Disk, Disks};
-pub use inspect::memory_kib;
-pub use journal::wall_clock_ns;
-pub use lives::Loss;
-pub use node::{Links, Manner, Node};
+pub(crate) use binaries::Binaries;
+pub(crate) use generations::Loss;
+pub(crate) use journal::{StreamRecorder, recorded, wall_clock_ns};
+pub(crate) use memory::memory_kib;
+pub(crate) use node::{Node, Stop};
 
 use crate::proxy::Tap;
-use crate::schedule::Shape;
-use journal::Recorder;
-use places::Places;
+use crate::schedule::{Process, Server, Shape};
+use builder::NodeBuilder;
+use disk::{Disk, Disks};
 
-/// How long every API may take to call itself ready after everything was healed.
+/// How long every API may take to be ready after everything was healed.
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often that is asked.
 const READY_POLL: Duration = Duration::from_millis(50);
 
-/// How often processes are looked at that may have ended by themselves.
+/// How often the processes are examined for unexpected ends.
 const WATCH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The running system.
 #[derive(Debug)]
-pub struct Cluster {
-    /// What there is.
-    pub shape: Shape,
-    /// The APIs.
-    pub apis: Vec<Node>,
-    /// The workers.
-    pub workers: Vec<Node>,
-    /// The queue's server.
-    pub nats: Mutex<Nats>,
-    /// The database's server.
-    pub postgres: Mutex<Postgres>,
+pub(crate) struct Cluster {
+    pub(crate) shape: Shape,
+    pub(crate) apis: Vec<Node>,
+    pub(crate) workers: Vec<Node>,
+    pub(crate) nats: Mutex<Nats>,
+    postgres: Mutex<Postgres>,
     /// The queue, as its operator and past all proxies.
-    pub queue: jetstream::Context,
-    /// What workers were sent.
-    journal: Arc<Recorder>,
+    pub(crate) queue: jetstream::Context,
+    /// What workers received.
+    pub(crate) recorder: Arc<StreamRecorder>,
     disks: Option<Disks>,
     database_url: String,
-    folder: PathBuf,
+    /// Where the logs are.
+    pub(crate) folder: PathBuf,
     stop: CancellationToken,
 }
 
 impl Cluster {
     /// Starts everything, with its data under `folder`, and waits until it is ready. With `small_disks` each
     /// server gets a small file system of its own.
-    pub async fn start(
+    pub(crate) async fn start(
         shape: Shape,
         binaries: &Binaries,
         folder: &Path,
@@ -84,28 +78,26 @@ impl Cluster {
         let database_url = postgres.create_database(DATABASE).await?;
         let passwords = NatsPasswords::random();
         let nats = Nats::start(nats_options(folder, &passwords)?).await?;
+        let queue = connect_as_operator(&nats, &passwords).await?;
 
-        let operator = async_nats::ConnectOptions::new()
-            .name("chaos")
-            .user_and_password(NatsUser::Operator.name().into(), passwords.of(NatsUser::Operator).into())
-            .max_reconnects(None)
-            .reconnect_delay_callback(|_| Duration::from_millis(50))
-            .request_timeout(Some(Duration::from_secs(2)))
-            .connect(nats.url())
-            .await
-            .context("connecting to NATS as its operator")?;
         let (tap, tapped) = Tap::new();
-        let journal = Recorder::start(tap.clone(), tapped);
-
-        let places = Places { binaries, folder, passwords: &passwords, shape, tap: &tap };
-        let (nats_addr, postgres_addr) = (loopback(nats.port()), loopback(postgres.port()));
-        let mut apis = Vec::new();
+        let recorder = StreamRecorder::start(tap.clone(), tapped);
+        let builder = NodeBuilder {
+            binaries,
+            folder,
+            passwords: &passwords,
+            shape,
+            tap: &tap,
+            nats: builder::loopback(nats.port()),
+            postgres: builder::loopback(postgres.port()),
+            database_url: &database_url,
+        };
+        let (mut apis, mut workers) = (Vec::new(), Vec::new());
         for number in 0..shape.apis {
-            apis.push(places.api(number, nats_addr, postgres_addr, &database_url).await?);
+            apis.push(builder.api(number).await?);
         }
-        let mut workers = Vec::new();
         for number in 0..shape.workers {
-            workers.push(places.worker(number, nats_addr, postgres_addr, &database_url).await?);
+            workers.push(builder.worker(number).await?);
         }
         let cluster = Arc::new(Self {
             shape,
@@ -113,15 +105,15 @@ impl Cluster {
             workers,
             nats: Mutex::new(nats),
             postgres: Mutex::new(postgres),
-            queue: jetstream::new(operator),
-            journal,
+            queue,
+            recorder,
             disks,
             database_url,
             folder: folder.to_owned(),
             stop: CancellationToken::new(),
         });
         for node in cluster.nodes() {
-            node.release().await?;
+            node.start().await?;
         }
         cluster.ready().await?;
         tokio::spawn(Arc::clone(&cluster).watch());
@@ -129,64 +121,58 @@ impl Cluster {
     }
 
     /// All APIs and workers.
-    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
         self.apis.iter().chain(&self.workers)
     }
 
+    pub(crate) fn node(&self, process: Process) -> anyhow::Result<&Node> {
+        let node = match process {
+            Process::Api(number) => self.apis.get(number as usize),
+            Process::Worker(number) => self.workers.get(number as usize),
+        };
+        node.with_context(|| format!("there is no {process}"))
+    }
+
     /// Where the APIs listen.
-    pub fn addresses(&self) -> Vec<SocketAddr> {
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
         self.apis.iter().filter_map(|api| api.http).collect()
     }
 
-    /// Where the logs are.
-    pub fn folder(&self) -> &Path {
-        &self.folder
+    /// The small disk of a server, if it has one.
+    pub(crate) fn disk(&self, server: Server) -> Option<&Disk> {
+        self.disks.as_ref().map(|disks| disks.of(server))
     }
 
-    /// Tells the journal that a stream has lost messages.
-    pub fn lost(&self, partition: u32, loss: Loss) {
-        self.journal.lost(partition, loss);
+    pub(crate) async fn kill(&self, server: Server) -> Result<(), servers::Error> {
+        match server {
+            Server::Nats => self.nats.lock().await.kill().await,
+            Server::Postgres => self.postgres.lock().await.kill().await,
+        }
     }
 
-    /// Tells the journal that a stream may have lost messages, nobody knows.
-    pub fn doubt(&self, partition: u32) {
-        self.journal.doubt(partition);
+    pub(crate) async fn restart(&self, server: Server) -> Result<(), servers::Error> {
+        match server {
+            Server::Nats => self.nats.lock().await.restart().await,
+            Server::Postgres => self.postgres.lock().await.restart().await,
+        }
     }
 
-    /// The servers' small disks, if they have any.
-    pub fn disks(&self) -> Option<&Disks> {
-        self.disks.as_ref()
+    pub(crate) async fn pause(&self, server: Server) -> bool {
+        match server {
+            Server::Nats => self.nats.lock().await.pause().await,
+            Server::Postgres => self.postgres.lock().await.pause().await,
+        }
     }
 
-    /// The last sequence number of a partition that was applied.
-    pub async fn cursor(&self, partition: u32) -> anyhow::Result<u64> {
-        let mut connection = self.database().await?;
-        let cursor: i64 = sqlx::query_scalar("SELECT last_seq FROM partitions WHERE id = $1")
-            .bind(i32::try_from(partition)?)
-            .fetch_one(&mut connection)
-            .await?;
-        connection.close().await?;
-        Ok(cursor.unsigned_abs())
+    pub(crate) async fn resume(&self, server: Server) -> bool {
+        match server {
+            Server::Nats => self.nats.lock().await.resume(),
+            Server::Postgres => self.postgres.lock().await.resume(),
+        }
     }
 
-    /// Who owns each partition.
-    pub async fn owners(&self) -> anyhow::Result<Vec<Option<String>>> {
-        let mut connection = self.database().await?;
-        let owners = sqlx::query_scalar("SELECT owner::text FROM partitions ORDER BY id")
-            .fetch_all(&mut connection)
-            .await?;
-        connection.close().await?;
-        Ok(owners)
-    }
-
-    /// A connection to the database past all proxies.
-    async fn database(&self) -> sqlx::Result<PgConnection> {
-        let options: PgConnectOptions = self.database_url.parse()?;
-        PgConnection::connect_with(&options.application_name("chaos")).await
-    }
-
-    /// Starts servers again that have ended, by a fault or by themselves.
-    pub async fn restart_servers_that_ended(&self) -> anyhow::Result<()> {
+    /// Starts servers again that have ended, by a fault or unexpectedly.
+    pub(crate) async fn restart_ended_servers(&self) -> Result<(), servers::Error> {
         let mut postgres = self.postgres.lock().await;
         if !postgres.is_running() {
             postgres.restart().await?;
@@ -199,30 +185,50 @@ impl Cluster {
         Ok(())
     }
 
-    /// Forgets what workers were sent: a new round begins.
-    pub fn clear_journal(&self) {
-        self.journal.clear();
+    /// The last sequence number of a partition that was applied.
+    pub(crate) async fn cursor(&self, partition: u32) -> anyhow::Result<u64> {
+        let mut connection = self.database().await?;
+        let cursor: i64 = sqlx::query_scalar("SELECT last_seq FROM partitions WHERE id = $1")
+            .bind(i32::try_from(partition)?)
+            .fetch_one(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(cursor.unsigned_abs())
     }
 
-    /// Undoes whatever a fault may have left: rules, pauses, processes that are down.
-    pub async fn heal(&self) -> anyhow::Result<()> {
-        if let Some(disks) = &self.disks {
-            disks.postgres.free()?;
-            disks.nats.free()?;
+    /// The owner of each partition.
+    pub(crate) async fn owners(&self) -> anyhow::Result<Vec<Option<String>>> {
+        let mut connection = self.database().await?;
+        let owners = sqlx::query_scalar("SELECT owner::text FROM partitions ORDER BY id")
+            .fetch_all(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(owners)
+    }
+
+    /// A connection to the database past all proxies.
+    pub(crate) async fn database(&self) -> sqlx::Result<PgConnection> {
+        let options: PgConnectOptions = self.database_url.parse()?;
+        PgConnection::connect_with(&options.application_name("chaos")).await
+    }
+
+    /// Undoes what faults may have left: full disks, rules, pauses, stopped processes.
+    pub(crate) async fn heal(&self) -> anyhow::Result<()> {
+        for server in [Server::Postgres, Server::Nats] {
+            self.disk(server).map_or(Ok(()), Disk::free)?;
+            self.resume(server).await;
         }
-        self.postgres.lock().await.resume();
-        self.nats.lock().await.resume();
-        self.restart_servers_that_ended().await?;
+        self.restart_ended_servers().await?;
         for node in self.nodes() {
-            node.links.nats.heal();
-            node.links.postgres.heal();
-            node.revive().await?;
+            node.nats.clear_rules();
+            node.postgres.clear_rules();
+            node.reset().await?;
         }
         Ok(())
     }
 
-    /// Waits until every API calls itself ready.
-    pub async fn ready(&self) -> anyhow::Result<()> {
+    /// Waits until every API is ready.
+    async fn ready(&self) -> anyhow::Result<()> {
         for api in &self.apis {
             let ready = async {
                 while !api.is_ready().await {
@@ -236,7 +242,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Starts processes again that ended by themselves, as whatever runs them in production would.
+    /// Starts processes again that ended unexpectedly, as a supervisor in production would.
     async fn watch(self: Arc<Self>) {
         while self.stop.run_until_cancelled(tokio::time::sleep(WATCH_INTERVAL)).await.is_some() {
             for node in self.nodes() {
@@ -248,10 +254,10 @@ impl Cluster {
     }
 
     /// Stops everything.
-    pub async fn stop(&self) -> anyhow::Result<()> {
+    pub(crate) async fn stop(&self) -> anyhow::Result<()> {
         self.stop.cancel();
         for node in self.nodes() {
-            node.hold_down(Manner::Orderly).await?;
+            node.stop(Stop::Terminate).await?;
         }
         self.nats.lock().await.stop().await?;
         self.postgres.lock().await.stop().await?;
@@ -259,6 +265,15 @@ impl Cluster {
     }
 }
 
-fn loopback(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
+async fn connect_as_operator(nats: &Nats, passwords: &NatsPasswords) -> anyhow::Result<jetstream::Context> {
+    let operator = async_nats::ConnectOptions::new()
+        .name("chaos")
+        .user_and_password(NatsUser::Operator.name().into(), passwords.of(NatsUser::Operator).into())
+        .max_reconnects(None)
+        .reconnect_delay_callback(|_| Duration::from_millis(50))
+        .request_timeout(Some(Duration::from_secs(2)))
+        .connect(nats.url())
+        .await
+        .context("connecting to NATS as its operator")?;
+    Ok(jetstream::new(operator))
 }

@@ -1,29 +1,30 @@
 //! Recovery in figures: one fault at a time on a system under steady load, and nothing else.
 //!
-//! The rounds of a [`run`](crate::run) ask whether answers are true, whatever strikes at once. Drills ask
-//! how long people notice anything: for how long a partition hands nothing out, how soon an API says that it
+//! The rounds of a [`run`](crate::run) ask whether answers are true, whatever faults coincide. Drills ask
+//! what clients notice: for how long a partition hands nothing out, how soon an API says that it
 //! cannot, and when it can again.
 
-mod judge;
+mod drill;
 mod load;
+mod metric;
+mod observation;
 mod summary;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 
-use crate::cluster::{Binaries, Cluster, Manner};
-use crate::report::Times;
+pub(crate) use summary::Summary;
+
+use crate::cluster::{Binaries, Cluster, Stop, memory_kib};
 use crate::schedule::Shape;
-use judge::Drilled;
+use drill::{Drill, REPETITION};
 use load::Load;
-
-pub use judge::{Figure, LIMITS};
-pub use summary::Summary;
+use metric::Metrics;
+use observation::Observation;
 
 /// How long the load is steady before each drill: what is normal.
 const BEFORE: Duration = Duration::from_millis(1_500);
@@ -31,132 +32,65 @@ const BEFORE: Duration = Duration::from_millis(1_500);
 /// How long a server is away.
 const AWAY: Duration = Duration::from_secs(3);
 
-/// How long is watched after everything goes on again.
+/// How long the load is observed after recovery.
 const AFTER: Duration = Duration::from_millis(1_500);
 
-/// How long anything may take to go on at all.
+/// How long any recovery may take at all.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 
-/// How often that is looked at.
+/// How often that is checked.
 const POLL: Duration = Duration::from_millis(20);
 
-/// What is done to the system.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Drill {
-    /// SIGKILL to a worker.
-    WorkerKilled,
-    /// The worker comes back, and the others hand partitions over to it.
-    WorkerJoined,
-    /// SIGTERM to a worker.
-    WorkerStopped,
-    /// SIGKILL to nats-server, and a restart.
-    NatsKilled,
-    /// SIGKILL to Postgres, and a restart.
-    PostgresKilled,
-    /// nats-server is frozen for a while: its connections stay open and silent.
-    NatsFrozen,
-    /// Postgres is.
-    PostgresFrozen,
-}
-
-impl Drill {
-    /// What the report calls it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::WorkerKilled => "worker killed",
-            Self::WorkerJoined => "worker joined",
-            Self::WorkerStopped => "worker stopped",
-            Self::NatsKilled => "NATS killed",
-            Self::PostgresKilled => "Postgres killed",
-            Self::NatsFrozen => "NATS frozen",
-            Self::PostgresFrozen => "Postgres frozen",
-        }
-    }
-}
-
-/// What a repetition is made of, in this order.
-const REPETITION: [Drill; 8] = [
-    Drill::WorkerKilled,
-    Drill::WorkerJoined,
-    Drill::WorkerStopped,
-    Drill::WorkerJoined,
-    Drill::NatsKilled,
-    Drill::PostgresKilled,
-    Drill::NatsFrozen,
-    Drill::PostgresFrozen,
-];
-
-/// How to drill.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// How often each drill is repeated; workers take turns.
-    pub repeats: u32,
-    /// The system.
-    pub shape: Shape,
-    /// Where servers and logs are kept meanwhile.
-    pub folder: PathBuf,
-}
-
-/// Samples of all figures.
-pub type Figures = BTreeMap<(Drill, Figure), Times>;
-
-/// Starts a system, drills it, and stops it. `progress` hears of each drill.
-pub async fn run(
-    options: &Options,
+/// Starts a system under `folder`, runs all drills, and stops it. Workers take turns.
+pub(crate) async fn run(
+    repeats: u32,
+    shape: Shape,
+    folder: &Path,
     binaries: &Binaries,
-    mut progress: impl FnMut(Drill, u32),
-) -> anyhow::Result<Figures> {
-    let cluster = Cluster::start(options.shape, binaries, &options.folder, false).await?;
+) -> anyhow::Result<Metrics> {
+    let cluster = Cluster::start(shape, binaries, folder, false).await?;
     let load = Load::start(&cluster).await?;
-    let mut figures = Figures::new();
-    for number in 0..options.repeats {
+    let mut metrics = Metrics::new();
+    for number in 0..repeats {
         let worker = number as usize % cluster.workers.len();
         for drill in REPETITION {
-            progress(drill, number + 1);
-            let drilled = one(&cluster, &load, drill, worker)
+            eprintln!("{} of {repeats}: {}", number + 1, drill.name());
+            let observation = observe(&cluster, &load, drill, worker)
                 .await
-                .with_context(|| format!("{}: the machinery failed", drill.name()))?;
-            drilled.add_to(&mut figures);
+                .with_context(|| format!("{}: the test system failed", drill.name()))?;
+            observation.add_to(&mut metrics);
         }
     }
-    load.stop().await?;
+    drop(load);
     cluster.stop().await?;
-    Ok(figures)
+    Ok(metrics)
 }
 
-async fn one(cluster: &Arc<Cluster>, load: &Load, drill: Drill, worker: usize) -> anyhow::Result<Drilled> {
-    // Whoever was here before may still be sharing out.
-    let there = match drill {
-        Drill::WorkerJoined => cluster.workers.len() - 1,
-        _ => cluster.workers.len(),
-    };
-    shared_among(cluster, there).await?;
-    load.clear();
+async fn observe(cluster: &Cluster, load: &Load, drill: Drill, worker: usize) -> anyhow::Result<Observation> {
+    // Partitions may still be moving after the drill before.
+    let all = cluster.workers.len();
+    balanced_among(cluster, if drill == Drill::WorkerJoined { all - 1 } else { all }).await?;
+    load.take();
     sleep(BEFORE).await;
-    let (owners, memory_kib) = (cluster.owners().await?, load.memory_kib(cluster).await);
-    let strike_us = load.now_us();
+    let (owners, memory_before) = (cluster.owners().await?, memory(cluster).await);
+    let fault_us = load.now_us();
     match drill {
-        Drill::WorkerKilled => cluster.workers[worker].hold_down(Manner::Crash).await?,
-        Drill::WorkerStopped => cluster.workers[worker].hold_down(Manner::Orderly).await?,
-        Drill::WorkerJoined => cluster.workers[worker].release().await?,
-        Drill::NatsKilled => cluster.nats.lock().await.kill().await?,
-        Drill::PostgresKilled => cluster.postgres.lock().await.kill().await?,
-        Drill::NatsFrozen => _ = cluster.nats.lock().await.pause().await,
-        Drill::PostgresFrozen => _ = cluster.postgres.lock().await.pause().await,
+        Drill::WorkerKilled => cluster.workers[worker].stop(Stop::Kill).await?,
+        Drill::WorkerStopped => cluster.workers[worker].stop(Stop::Terminate).await?,
+        Drill::WorkerJoined => cluster.workers[worker].start().await?,
+        Drill::Killed(server) => cluster.kill(server).await?,
+        Drill::Paused(server) => _ = cluster.pause(server).await,
     }
     let mut grown_kib = None;
-    let server = !matches!(drill, Drill::WorkerKilled | Drill::WorkerStopped | Drill::WorkerJoined);
-    if server {
+    if drill.server().is_some() {
         sleep(AWAY).await;
-        let now_kib = load.memory_kib(cluster).await;
-        grown_kib = now_kib.iter().zip(&memory_kib).map(|(now, before)| now.saturating_sub(*before)).max();
+        let now = memory(cluster).await;
+        grown_kib = now.iter().zip(&memory_before).map(|(now, before)| now.saturating_sub(*before)).max();
     }
     let begin_return_us = load.now_us();
     match drill {
-        Drill::NatsKilled => cluster.nats.lock().await.restart().await?,
-        Drill::PostgresKilled => cluster.postgres.lock().await.restart().await?,
-        Drill::NatsFrozen => _ = cluster.nats.lock().await.resume(),
-        Drill::PostgresFrozen => _ = cluster.postgres.lock().await.resume(),
+        Drill::Killed(server) => cluster.restart(server).await?,
+        Drill::Paused(server) => _ = cluster.resume(server).await,
         Drill::WorkerKilled | Drill::WorkerStopped | Drill::WorkerJoined => {}
     }
     let back_us = load.now_us();
@@ -167,42 +101,37 @@ async fn one(cluster: &Arc<Cluster>, load: &Load, drill: Drill, worker: usize) -
     };
     timeout(RECOVERY_LIMIT, all_win).await.context("some partition hands nothing out any more")?;
     if drill == Drill::WorkerJoined {
-        shared_among(cluster, cluster.workers.len()).await?;
+        balanced_among(cluster, all).await?;
     }
     sleep(AFTER).await;
-    let now = cluster.owners().await?;
-    let moved = owners.iter().zip(&now).map(|(before, after)| before != after).collect();
-    let (shots, readiness) = load.take();
-    Ok(Drilled { drill, shots, readiness, moved, strike_us, begin_return_us, back_us, grown_kib })
+    let moved = owners.iter().zip(&cluster.owners().await?).map(|(before, after)| before != after).collect();
+    let (samples, readiness) = load.take();
+    Ok(Observation { drill, samples, readiness, moved, fault_us, begin_return_us, back_us, grown_kib })
 }
 
-/// Waits until so many workers have their fair shares.
-async fn shared_among(cluster: &Cluster, workers: usize) -> anyhow::Result<()> {
-    let shared = async {
+/// What each API holds in memory, in KiB.
+async fn memory(cluster: &Cluster) -> Vec<u64> {
+    let mut all = Vec::new();
+    for api in &cluster.apis {
+        all.push(api.pid().await.and_then(memory_kib).unwrap_or_default());
+    }
+    all
+}
+
+/// Waits until so many workers share the partitions evenly.
+async fn balanced_among(cluster: &Cluster, workers: usize) -> anyhow::Result<()> {
+    let balanced = async {
         loop {
-            let mut shares: BTreeMap<String, usize> = BTreeMap::new();
+            let mut shares: BTreeMap<Option<String>, usize> = BTreeMap::new();
             for owner in cluster.owners().await? {
-                *shares.entry(owner.unwrap_or_default()).or_default() += 1;
+                *shares.entry(owner).or_default() += 1;
             }
-            let (least, most) = (shares.values().min(), shares.values().max());
-            if shares.len() == workers
-                && !shares.contains_key("")
-                && least.zip(most).is_some_and(|(least, most)| most - least <= 1)
-            {
+            let even = shares.values().max() <= shares.values().min().map(|least| least + 1).as_ref();
+            if even && shares.len() == workers && !shares.contains_key(&None) {
                 return anyhow::Ok(());
             }
             sleep(POLL).await;
         }
     };
-    timeout(RECOVERY_LIMIT, shared).await.context("the partitions are not shared out")?
-}
-
-/// When a drill began, for times within it.
-#[derive(Debug, Clone, Copy)]
-struct Clock(Instant);
-
-impl Clock {
-    fn now_us(self) -> u64 {
-        u64::try_from(self.0.elapsed().as_micros()).unwrap_or(u64::MAX)
-    }
+    timeout(RECOVERY_LIMIT, balanced).await.context("the partitions are not balanced")?
 }

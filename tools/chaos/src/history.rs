@@ -1,15 +1,18 @@
 //! What the clients of a run saw, as JSON lines.
 //!
-//! Every request is one line with its start, its end and its answer. The faults, the beginning of each
-//! round, the moment it was healed and what the round left behind are lines of the same file, so that one
-//! file is all that a later check needs.
+//! Every request is one line with its start, end and answer. Faults, the beginning of a round, the moment it
+//! was healed and its final state are lines of the same file, so one file is all that a later check needs.
 
-mod entry;
+mod event;
 mod file;
+mod op;
 mod round;
+mod state;
 
-pub use entry::{
-    Answer, Claim, CouponView, Endpoint, Entry, Event, Failure, Happening, Op, OpId, Response, Verdict,
-};
-pub use file::{HistoryError, Reader, Recorder, Writer};
-pub use round::{Round, RoundBuilder};
+pub use event::{Event, EventKind};
+pub use file::{HistoryError, Reader, Writer};
+pub use op::{Answer, CouponView, Endpoint, Failure, Op, OpId, Response, Verdict};
+pub use round::{Entry, Round};
+pub use state::{Claim, ClaimRow, CouponRow, FinalState, Gauge, Journal, Message, PartitionEnd, Session};
+
+pub(crate) use round::RoundBuilder;

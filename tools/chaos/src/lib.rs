@@ -1,26 +1,32 @@
-//! Tries to break the promises of the coupon system on real processes, and proves whether it did.
+//! Tests the promises of the coupon system on real processes while faults are injected.
 //!
-//! Three parts, none of which trusts another:
+//! Three parts, each independent of the others:
 //!
-//! - what happens to the system: [`schedule`] decides from a seed which faults strike when, [`faults`] carries
-//!   them out on the processes of a [`cluster`] and on the connections between them, through a [`proxy`] each;
-//! - what its clients saw: [`clients`] send requests and [`record`] every one of them, and every fault, in a
+//! - what happens to the system: `schedule` decides from a seed which faults are injected when, `faults` carries
+//!   them out on the processes of a `cluster` and on the connections between them, through a `proxy` each;
+//! - what its clients saw: `clients` send requests, and `record` writes each of them, and each fault, to a
 //!   [`history`];
-//! - whether that is allowed: [`checker`] compares a round's history with the [`state`] it left behind.
+//! - whether that is allowed: [`checker`] compares a round's history with the state at its end (`inspect`).
 //!   It is a pure function, so a recorded history can be checked again later, by another version of it.
 //!
-//! [`run`] does all of it round by round, and [`report`] says the result in figures. [`drills`] measure how
+//! `run` does all of it round by round, and `report` says the result in figures. `drills` measure how
 //! long recovery takes, one fault at a time.
 
+pub mod args;
 pub mod checker;
-pub mod clients;
-pub mod cluster;
-pub mod drills;
-pub mod faults;
+mod clients;
+mod cluster;
+pub mod commands;
+mod drills;
+mod faults;
 pub mod history;
-pub mod proxy;
-pub mod record;
-pub mod report;
-pub mod run;
-pub mod schedule;
-pub mod state;
+mod inspect;
+mod proxy;
+mod record;
+mod report;
+mod run;
+mod schedule;
+mod seed;
+mod table;
+mod times;
+mod wins;

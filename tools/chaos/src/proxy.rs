@@ -1,18 +1,20 @@
-//! A TCP proxy on loopback that misbehaves on demand.
+//! A TCP proxy on loopback that injects network faults.
 //!
-//! Each link between two processes gets a proxy of its own. What it does to the bytes is a set of [`Rule`]s
-//! that can be imposed and lifted at any moment, several at once; without rules it passes everything on.
+//! Each link between two processes has a proxy of its own. What it does to the bytes is a set of [`Rule`]s
+//! that can be added and removed at any moment; without rules it passes everything on.
 //! Most rules know nothing of the protocol (hold, delay, slice, cut). A few aim at one message: the answer to
 //! a commit, the acknowledgement of a publish. For those the proxy follows the protocol's framing; a
-//! connection whose framing it cannot follow is passed on byte by byte and only loses the aimed faults.
+//! connection whose framing it cannot follow is passed on unchanged, without these faults.
 //!
-//! Limits: plain TCP without TLS; loopback only; [`CONNECTIONS_MAX`] connections a proxy, and a bounded number
+//! Limits: plain TCP without TLS; loopback only; [`CONNECTIONS_MAX`] connections per proxy, and a bounded number
 //! of bytes held in each direction of each. A link that is held for longer than its buffers last behaves like
 //! a full network: the sender blocks.
 
-mod board;
+mod active_rules;
 mod connection;
 mod frame;
+mod framer;
+mod link;
 mod nats;
 mod postgres;
 mod reader;
@@ -34,180 +36,119 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use rule::{Imposed, Matcher, OnHeal, Rule, Way};
-pub use stats::Snapshot;
-pub use tap::{Tap, Tapped};
+pub(crate) use active_rules::RuleHandle;
+pub(crate) use framer::Protocol;
+pub(crate) use rule::{Direction, Matcher, OnHeal, Rule};
+pub(crate) use tap::{Tap, Tapped};
 
-use board::Board;
-use connection::Connection;
-use stats::Stats;
+use link::{Link, reset};
 
-/// Connections that one proxy carries at a time. Past it, new ones are refused.
-pub const CONNECTIONS_MAX: usize = 1024;
+/// Connections that one proxy carries at a time. Above it, new ones are refused.
+const CONNECTIONS_MAX: usize = 1024;
 
-/// How long the proxy waits for the server behind it to take a connection.
+/// How long the proxy waits for the server behind it to accept a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause after a failed accept, so that running out of file descriptors does not become a busy loop.
+/// Pause after a failed accept, so that a lack of file descriptors does not become a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
-/// What the connections of a link speak.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
-    /// The NATS client protocol.
-    Nats,
-    /// The PostgreSQL frontend/backend protocol, version 3.
-    Postgres,
-}
-
-/// A running proxy. Dropping it without [`Proxy::stop`] cuts its connections as well.
+/// A running proxy. It ends when dropped.
 #[derive(Debug)]
-pub struct Proxy {
+pub(crate) struct Proxy {
     addr: SocketAddr,
-    shared: Arc<Shared>,
-    tasks: TaskTracker,
-}
-
-/// What the accepting task and all connections of a proxy share.
-#[derive(Debug)]
-struct Shared {
-    protocol: Protocol,
-    upstream: SocketAddr,
-    board: Board,
-    stats: Stats,
-    tap: Option<Tap>,
-    /// Ends the proxy.
-    stop: CancellationToken,
-    /// Ends the connections that are open now; replaced by [`Proxy::cut_all`].
-    cut: std::sync::Mutex<CancellationToken>,
+    link: Arc<Link>,
+    connections: TaskTracker,
 }
 
 impl Proxy {
     /// Listens on a free port of the loopback interface and passes connections on to `upstream`, which may
-    /// come and go. A copy of each message that comes from a NATS server goes to the tap, if there is one.
-    pub async fn start(protocol: Protocol, upstream: SocketAddr, tap: Option<Tap>) -> io::Result<Self> {
+    /// come and go. A copy of each message from a NATS server goes to the tap, if there is one.
+    pub(crate) async fn start(
+        protocol: Protocol,
+        upstream: SocketAddr,
+        tap: Option<Tap>,
+    ) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let addr = listener.local_addr()?;
-        let stop = CancellationToken::new();
-        let shared = Arc::new(Shared {
-            protocol,
-            upstream,
-            board: Board::new(),
-            stats: Stats::default(),
-            tap,
-            cut: std::sync::Mutex::new(stop.child_token()),
-            stop,
-        });
-        let tasks = TaskTracker::new();
-        tasks.spawn(accept(listener, Arc::clone(&shared), tasks.clone()));
-        tasks.close();
-        Ok(Self { addr, shared, tasks })
+        let (link, connections) = (Arc::new(Link::new(protocol, upstream, tap)), TaskTracker::new());
+        tokio::spawn(accept(listener, Arc::clone(&link), connections.clone()));
+        Ok(Self { addr, link, connections })
     }
 
     /// Where to connect to instead of the server.
-    pub fn addr(&self) -> SocketAddr {
+    pub(crate) fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// Imposes a rule, in addition to those that are in force.
-    pub fn impose(&self, rule: Rule) -> Imposed {
-        self.shared.board.impose(rule)
+    /// Adds a rule to those that are active.
+    pub(crate) fn add_rule(&self, rule: Rule) -> RuleHandle {
+        self.link.rules.add(rule)
     }
 
     /// Ends a rule. What it held is delivered or dropped, as the rule says.
-    pub fn lift(&self, imposed: &Imposed) {
-        self.shared.board.lift(imposed);
+    pub(crate) fn remove_rule(&self, handle: &RuleHandle) {
+        self.link.rules.remove(handle);
     }
 
     /// Ends all rules.
-    pub fn heal(&self) {
-        self.shared.board.clear();
+    pub(crate) fn clear_rules(&self) {
+        self.link.rules.clear();
     }
 
-    /// Cuts all connections that are open now, and says how many there were.
-    pub fn cut_all(&self) -> u64 {
-        let fresh = self.shared.stop.child_token();
-        let old = {
-            let mut cut = self.shared.cut.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            std::mem::replace(&mut *cut, fresh)
-        };
-        let open = self.shared.stats.open();
-        old.cancel();
-        self.shared.stats.cut(open);
-        open
+    /// Cuts all connections that are open now. Returns how many there were.
+    pub(crate) fn cut_all(&self) -> u64 {
+        let open = self.connections.len();
+        self.link.cut_all();
+        self.link.stats.cut.add(open);
+        open as u64
     }
 
-    /// What has happened on this link so far.
-    pub fn stats(&self) -> Snapshot {
-        self.shared.stats.snapshot()
-    }
-
-    /// Cuts all connections, stops listening, and waits until both are done.
-    pub async fn stop(self) {
-        self.shared.stop.cancel();
-        self.tasks.wait().await;
+    #[cfg(test)]
+    fn stats(&self) -> &stats::Stats {
+        &self.link.stats
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.shared.stop.cancel();
+        self.link.stop.cancel();
     }
 }
 
-impl Shared {
-    fn cut_token(&self) -> CancellationToken {
-        self.cut.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
-    }
-}
-
-async fn accept(listener: TcpListener, shared: Arc<Shared>, tasks: TaskTracker) {
+async fn accept(listener: TcpListener, link: Arc<Link>, connections: TaskTracker) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    loop {
-        let client = tokio::select! {
-            () = shared.stop.cancelled() => return,
-            accepted = listener.accept() => match accepted {
-                Ok((client, _)) => client,
-                Err(error) => {
-                    tracing::warn!(%error, "accepting a connection failed");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            },
+    while let Some(accepted) = link.stop.run_until_cancelled(listener.accept()).await {
+        let client = match accepted {
+            Ok((client, _)) => client,
+            Err(error) => {
+                tracing::warn!(%error, "accepting a connection failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
         };
         let permit = Arc::clone(&room).try_acquire_owned();
-        if shared.board.refuses() || permit.is_err() {
-            shared.stats.refused();
+        if link.rules.refuses() || permit.is_err() {
+            link.stats.refused.add(1);
             reset(&client);
             continue;
         }
-        let shared = Arc::clone(&shared);
-        tasks.spawn(async move {
+        let (link, cut) = (Arc::clone(&link), link.cut_token());
+        connections.spawn(async move {
             let _permit = permit;
-            carry(client, &shared).await;
+            carry(client, &link, cut).await;
         });
     }
 }
 
-async fn carry(client: TcpStream, shared: &Shared) {
-    let cut = shared.cut_token();
-    let connect = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(shared.upstream));
-    let server = tokio::select! {
-        () = cut.cancelled() => return reset(&client),
-        server = connect => server,
-    };
-    match server {
-        Ok(Ok(server)) => Connection::new(shared, cut).run(client, server).await,
+async fn carry(client: TcpStream, link: &Link, cut: CancellationToken) {
+    let connect = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(link.upstream));
+    match cut.run_until_cancelled(connect).await {
+        Some(Ok(Ok(server))) => connection::carry(link, cut, client, server).await,
         // The server is away. The client sees its connection end, as it would without a proxy.
-        Ok(Err(_)) | Err(_) => {
-            shared.stats.refused();
+        Some(Ok(Err(_)) | Err(_)) => {
+            link.stats.refused.add(1);
             reset(&client);
         }
+        None => reset(&client),
     }
-}
-
-/// Makes the socket end with a reset instead of an orderly close, once it is dropped.
-fn reset(stream: &TcpStream) {
-    // An error means that the connection is gone already.
-    let _ = stream.set_zero_linger();
 }

@@ -1,64 +1,64 @@
-//! The clock of a run, and the one place where everything that happens in it is written down.
+//! Records a round: its clock, its history file, and a copy in memory for the check.
 
+use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::history::{Entry, Event, Happening, HistoryError, Op, OpId, Recorder, Round, RoundBuilder};
-use crate::state::FinalState;
+use anyhow::Context as _;
 
-/// Writes the history, and keeps the round that is under way for its check.
+use crate::history::{Entry, Event, EventKind, FinalState, Op, OpId, Round, RoundBuilder, Writer};
+
+/// The history of the round under way.
 #[derive(Debug)]
-pub struct Log {
+pub(crate) struct Log {
     start: Instant,
     next_op: AtomicU64,
-    recorder: Recorder,
-    round: Mutex<RoundBuilder>,
+    /// One lock, so that the file and the round have the same order.
+    round: Mutex<(Writer, RoundBuilder)>,
 }
 
 impl Log {
-    /// A clock that starts now.
-    pub fn new(recorder: Recorder) -> Self {
-        Self { start: Instant::now(), next_op: AtomicU64::new(1), recorder, round: Mutex::default() }
+    /// Creates the file, and starts the clock.
+    pub(crate) fn create(path: &Path) -> io::Result<Self> {
+        let round = Mutex::new((Writer::create(path)?, RoundBuilder::default()));
+        Ok(Self { start: Instant::now(), next_op: AtomicU64::new(1), round })
     }
 
-    /// Microseconds since the run began.
-    pub fn now_us(&self) -> u64 {
+    /// Microseconds since the clock started.
+    pub(crate) fn now_us(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_micros()).unwrap_or(u64::MAX)
     }
 
-    /// The number of the next request.
-    pub fn next_op(&self) -> OpId {
+    pub(crate) fn next_op(&self) -> OpId {
         OpId(self.next_op.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Writes down a request that has ended.
-    pub fn op(&self, op: Op) -> Result<(), HistoryError> {
+    /// Records a request that has ended.
+    pub(crate) fn op(&self, op: Op) -> io::Result<()> {
         self.add(Entry::Op(Box::new(op))).map(drop)
     }
 
-    /// Writes down what happens now, and returns when that is.
-    pub fn event(&self, happening: Happening) -> Result<u64, HistoryError> {
+    /// Records an event of this moment, and returns the moment.
+    pub(crate) fn event(&self, kind: EventKind) -> io::Result<u64> {
         let at_us = self.now_us();
-        self.add(Entry::Event(Event { at_us, happening }))?;
+        self.add(Entry::Event(Event { at_us, kind }))?;
         Ok(at_us)
     }
 
-    /// Writes down what a round left behind, and gives the whole round.
-    pub fn end_round(&self, state: FinalState) -> Result<Round, HistoryError> {
-        let round = self.add(Entry::State(Box::new(state)))?;
-        self.recorder.flush()?;
-        round.ok_or(HistoryError::Stopped)
+    /// Records the final state, and returns the complete round.
+    pub(crate) fn end_round(&self, state: FinalState) -> anyhow::Result<Round> {
+        self.add(Entry::State(Box::new(state)))?.context("the round has not begun")
     }
 
-    fn add(&self, entry: Entry) -> Result<Option<Round>, HistoryError> {
-        // Under the lock, so that the file and the round have one order.
-        let mut round = self.lock();
-        self.recorder.record(entry.clone())?;
+    fn add(&self, entry: Entry) -> io::Result<Option<Round>> {
+        let mut guard = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let (writer, round) = &mut *guard;
+        writer.write(&entry)?;
+        if matches!(entry, Entry::State(_)) {
+            writer.flush()?;
+        }
         Ok(round.add(entry))
-    }
-
-    fn lock(&self) -> MutexGuard<'_, RoundBuilder> {
-        self.round.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

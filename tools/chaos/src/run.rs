@@ -1,6 +1,6 @@
 //! A run: round after round, each with its coupons, its clients, its faults and its check.
 
-mod figures;
+mod metrics;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,94 +9,73 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use crate::checker;
-use crate::clients::{Crowd, Phase, Plan};
+use crate::clients::{self, ClientGroup, Phase, Plan};
 use crate::cluster::{Binaries, Cluster};
-use crate::faults::{Striker, Struck};
-use crate::history::{Happening, Round, Writer};
+use crate::faults::{Injected, Injector};
+use crate::history::{EventKind, Round};
 use crate::record::Log;
 use crate::report::Report;
-use crate::schedule::{self, Fault, Shape, Strike};
+use crate::schedule::{self, Fault, Injection, Shape};
+use crate::{checker, inspect};
 
-/// How long the sale goes on after healing, so that it shows how soon claims go through again.
+/// How long the sale goes on after healing, to show how soon claims succeed again.
 const AFTER_HEALING: Duration = Duration::from_millis(700);
 
-/// How long clients may take to end in all. Each loses patience long before.
+/// How long clients may take to end in all. Each gives up long before.
 const CLIENTS_LIMIT: Duration = Duration::from_secs(90);
 
-/// How long strikes may take beyond their round, for processes that are slow to start.
-const STRIKES_LIMIT: Duration = Duration::from_secs(120);
+/// How long faults may take beyond their round, for processes that are slow to start.
+const FAULTS_LIMIT: Duration = Duration::from_secs(120);
 
-/// What a run is made of.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub(crate) struct Options {
     /// From this round on, counted from 1.
-    pub first_round: u32,
-    /// So many rounds.
-    pub rounds: u32,
-    /// Where all chance comes from.
-    pub seed: u64,
-    /// The faults that may strike.
-    pub faults: Vec<Fault>,
-    /// How long faults strike in each round.
-    pub length_ms: u64,
+    pub(crate) first_round: u32,
+    pub(crate) rounds: u32,
+    pub(crate) seed: u64,
+    /// The faults that may be injected.
+    pub(crate) faults: Vec<Fault>,
+    /// How long faults are injected in each round.
+    pub(crate) length_ms: u64,
     /// Faults of a round at most.
-    pub strikes_max: usize,
+    pub(crate) faults_max: usize,
     /// Concurrent clients.
-    pub clients: u32,
-    /// The system.
-    pub shape: Shape,
-    /// Whether each server gets a small file system of its own.
-    pub small_disks: bool,
+    pub(crate) clients: u32,
+    pub(crate) shape: Shape,
+    pub(crate) small_disks: bool,
     /// Where servers and logs are kept during the run.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// Where the histories go.
-    pub histories: PathBuf,
-    /// Whether histories of rounds without violations stay.
-    pub keep_all: bool,
-    /// The command that repeats the run.
-    pub command: String,
+    pub(crate) histories: PathBuf,
+    /// Whether histories of rounds without violations are kept.
+    pub(crate) keep_all: bool,
 }
 
-/// What a round came to, for the live display.
-#[derive(Debug, Clone)]
-pub struct RoundResult {
-    /// Its number.
-    pub number: u32,
-    /// What struck.
-    pub strikes: Vec<Strike>,
-    /// Claims sent over HTTP.
-    pub claims: u64,
-    /// Coupons handed out.
-    pub won: u64,
-    /// Broken promises.
-    pub violations: usize,
-    /// How long it took in all.
-    pub took: Duration,
-}
-
-/// Starts a system, runs all rounds on it, and stops it.
-pub async fn run(
-    options: &Options,
-    binaries: &Binaries,
-    mut progress: impl FnMut(&RoundResult, &Report),
-) -> anyhow::Result<Report> {
+/// Starts a system, runs all rounds on it, and stops it. Prints one line per round.
+pub(crate) async fn run(options: &Options, binaries: &Binaries) -> anyhow::Result<Report> {
     let started = Instant::now();
     let cluster = Cluster::start(options.shape, binaries, &options.folder, options.small_disks).await?;
-    let mut report = Report { seed: options.seed, command: options.command.clone(), ..Report::default() };
+    let args = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
+    let command = format!("cargo run --release -p chaos -- {args}");
+    let mut report = Report { seed: options.seed, command, ..Report::default() };
     for number in options.first_round..options.first_round + options.rounds {
-        let result = round(options, &cluster, number, &mut report)
+        let round_started = Instant::now();
+        let path = options.histories.join(format!("round-{number:05}.jsonl"));
+        let (round, injected) = round(options, &cluster, number, &path)
             .await
-            .with_context(|| format!("round {number}: the machinery failed"))?;
-        report.rounds += 1;
-        report.seconds = started.elapsed().as_secs_f64();
-        report.fenced = figures::fenced(&cluster);
-        for words in cluster.nodes().flat_map(|node| node.last_words()) {
-            report.add_end(format!("round {number}: {words}"));
+            .with_context(|| format!("round {number}: the test system failed"))?;
+        let (took, violations) = (round_started.elapsed(), judge(&round, &injected, &mut report));
+        if violations == 0 && !options.keep_all {
+            std::fs::remove_file(&path)?;
         }
-        progress(&result, &report);
+        report.seconds = started.elapsed().as_secs_f64();
+        report.fenced = metrics::fenced(&cluster);
+        for end in cluster.nodes().flat_map(|node| node.take_unexpected_ends()) {
+            report.add_unexpected_end(format!("round {number}: {end}"));
+        }
+        print_round(options, &round, &injected, took, violations, &report);
     }
     cluster.stop().await?;
     Ok(report)
@@ -106,89 +85,88 @@ async fn round(
     options: &Options,
     cluster: &Arc<Cluster>,
     number: u32,
-    report: &mut Report,
-) -> anyhow::Result<RoundResult> {
-    let started = Instant::now();
-    let path = options.histories.join(format!("round-{number:05}.jsonl"));
-    let writer = Writer::create(&path)?;
-    let log = Arc::new(Log::new(writer.recorder()));
-    cluster.clear_journal();
-    log.event(Happening::RoundBegin { round: number, seed: options.seed })?;
-    let plan = Plan::draw(options.seed, number, options.length_ms, options.shape.partitions);
-    let strikes = schedule::round(
-        options.seed,
-        number,
-        options.length_ms,
-        &options.shape,
-        &options.faults,
-        options.strikes_max,
-    );
+    history: &Path,
+) -> anyhow::Result<(Round, Vec<Injected>)> {
+    let Options { seed, length_ms, shape, .. } = *options;
+    let log = Arc::new(Log::create(history)?);
+    cluster.recorder.clear();
+    log.event(EventKind::RoundBegin { round: number, seed })?;
+    let plan = Plan::draw(seed, number, length_ms, shape.partitions);
+    let injections = schedule::round(seed, number, length_ms, &shape, &options.faults, options.faults_max);
 
     let (phase, watched) = watch::channel(Phase::Sale);
     let addresses = cluster.addresses();
-    let crowd = Crowd { addresses, plan: plan.clone(), log: Arc::clone(&log), phase: watched };
-    let seed = options.seed.wrapping_add(u64::from(number) << 32);
-    let clients = tokio::spawn(Arc::new(crowd).run(options.clients, seed));
-    let striker = Striker { cluster: Arc::clone(cluster), log: Arc::clone(&log), plan: plan.clone() };
-    let struck = strike_all(&striker, &strikes, Duration::from_millis(options.length_ms)).await?;
+    let group = ClientGroup { addresses, plan: plan.clone(), log: Arc::clone(&log), phase: watched };
+    let clients_seed = seed.wrapping_add(u64::from(number) << 32);
+    let clients = tokio::spawn(clients::run(Arc::new(group), options.clients, clients_seed));
+    let injector = Injector { cluster: Arc::clone(cluster), log: Arc::clone(&log), plan: plan.clone() };
+    let injected = inject_all(&injector, injections, Duration::from_millis(length_ms)).await?;
 
     cluster.heal().await?;
-    log.event(Happening::RoundHealed { round: number })?;
+    log.event(EventKind::RoundHealed { round: number })?;
     sleep(AFTER_HEALING).await;
     phase.send_replace(Phase::Closing { since: Instant::now() });
     timeout(CLIENTS_LIMIT, clients).await.context("clients do not end")???;
-    let state = cluster.inspect(&plan.prefix).await?;
-    log.event(Happening::RoundEnd { round: number })?;
-    let round = log.end_round(state)?;
-    drop(log);
-    drop(striker);
-    writer.close()?;
-    Ok(judge(options, &round, struck, &path, report, started.elapsed())?)
+    let state = inspect::final_state(cluster, &plan.prefix).await?;
+    log.event(EventKind::RoundEnd { round: number })?;
+    Ok((log.end_round(state)?, injected))
 }
 
-/// Carries out all strikes, and waits for the end of the round's length.
-async fn strike_all(striker: &Striker, strikes: &[Strike], length: Duration) -> anyhow::Result<Vec<Struck>> {
+/// Carries out all injections, and waits for the end of the round's length.
+async fn inject_all(
+    injector: &Injector,
+    injections: Vec<Injection>,
+    length: Duration,
+) -> anyhow::Result<Vec<Injected>> {
     let start = Instant::now();
-    let mut tasks = JoinSet::new();
-    for strike in strikes {
-        tasks.spawn(striker.clone().strike(strike.clone(), start));
-    }
-    let mut struck = Vec::new();
+    let tasks = injections.into_iter().map(|injection| injector.clone().inject(injection, start));
+    let mut tasks: JoinSet<_> = tasks.collect();
+    let mut injected = Vec::new();
     let all = async {
         while let Some(ended) = tasks.join_next().await {
-            struck.push(ended??);
+            injected.push(ended??);
         }
         anyhow::Ok(())
     };
-    timeout(length + STRIKES_LIMIT, all).await.context("the faults do not end")??;
-    tokio::time::sleep_until(start + length).await;
-    Ok(struck)
+    timeout(length + FAULTS_LIMIT, all).await.context("the faults do not end")??;
+    sleep_until(start + length).await;
+    Ok(injected)
 }
 
-/// Checks a round, and adds it to the report.
-fn judge(
+/// Checks a round, and adds it to the report. Returns the number of violations.
+fn judge(round: &Round, injected: &[Injected], report: &mut Report) -> usize {
+    let violations = checker::check(round);
+    let count = violations.iter().map(|violation| 1 + violation.more).sum();
+    metrics::add(report, round, injected);
+    let names = injected
+        .iter()
+        .map(|Injected { injection, .. }| format!("{} on {}", injection.fault, injection.target));
+    report.add_violations(round.number, &names.collect::<Vec<_>>(), violations);
+    count
+}
+
+fn print_round(
     options: &Options,
     round: &Round,
-    struck: Vec<Struck>,
-    history: &Path,
-    report: &mut Report,
+    injected: &[Injected],
     took: Duration,
-) -> std::io::Result<RoundResult> {
-    let violations = checker::check(round);
-    let figures = figures::add(report, round, &struck);
-    let names: Vec<String> =
-        struck.iter().map(|struck| format!("{} on {}", struck.strike.fault, struck.strike.target)).collect();
-    if violations.is_empty() && !options.keep_all {
-        std::fs::remove_file(history)?;
-    }
-    let count = violations.iter().map(|violation| 1 + violation.more).sum();
-    report.add_violations(round.number, &names, violations);
-    Ok(RoundResult {
-        number: round.number,
-        strikes: struck.into_iter().map(|struck| struck.strike).collect(),
-        claims: figures.claims,
-        won: figures.won,
-        violations: count,
-        took,
-    })
+    violations: usize,
+    report: &Report,
+) {
+    let faults: Vec<String> = injected
+        .iter()
+        .map(|Injected { injection, .. }| format!("{} ({})", injection.fault, injection.target))
+        .collect();
+    eprintln!(
+        "round {:>4} of {}: {:>5} claims, {:>4} won, {:>4.1} s, {}; {} claims and {} violations so far; {}",
+        round.number,
+        options.first_round + options.rounds - 1,
+        metrics::claims(round),
+        round.state.claims.len(),
+        took.as_secs_f64(),
+        if violations == 0 { "kept".to_owned() } else { format!("{violations} VIOLATIONS") },
+        report.claims,
+        report.violations_total,
+        faults.join(", "),
+    );
 }

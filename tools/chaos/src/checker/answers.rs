@@ -1,9 +1,9 @@
-//! No false acceptance: whatever was told to have been done, was done.
+//! No false acceptance: what an answer says was done, was done.
 
 use std::collections::HashMap;
 
 use super::index::Index;
-use super::violation::{Check, Findings};
+use super::violation::{Check, Excerpt, Findings};
 use crate::history::{Endpoint, Op, Verdict};
 
 pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
@@ -14,11 +14,8 @@ pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
             Verdict::Created => {
                 creation(index, op, findings);
                 if let Some(first) = created.insert(&op.coupon, op) {
-                    findings.add(
-                        Check::FalseCreation,
-                        || format!("coupon {:?} was created twice", op.coupon),
-                        |excerpt| excerpt.op(first).op(op),
-                    );
+                    let summary = format!("coupon {:?} was created twice", op.coupon);
+                    findings.add(Check::FalseCreation, summary, Excerpt::default().op(first).op(op));
                 }
             }
             Verdict::Exists => exists(index, op, findings),
@@ -27,40 +24,30 @@ pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
     }
 }
 
-/// The row must be there, with the claim's id and position that were told.
+/// There must be a row with the claim's id and position of the answer.
 fn won(index: &Index<'_>, op: &Op, findings: &mut Findings) {
-    let Some(user) = op.user.as_deref() else { return };
-    let (Some(response), row) = (op.response(), index.row_of.get(&(op.coupon.as_str(), user))) else {
-        return;
-    };
+    let (Some(user), Some(response)) = (&op.user, op.response()) else { return };
+    let row = index.row_of.get(&(op.coupon.as_str(), user.as_str())).copied();
     let same = row.is_some_and(|row| {
         response.claim_id.as_deref() == Some(&row.claim_id)
             && response.position.is_some_and(|position| i64::try_from(position) == Ok(row.position))
     });
     if !same {
-        findings.add(
-            Check::FalseAcceptance,
-            || match row {
-                Some(_) => format!("user {user:?} was told another claim of {:?} than the row's", op.coupon),
-                None => format!("user {user:?} was told to have {:?}, but there is no row", op.coupon),
-            },
-            |excerpt| row.into_iter().fold(excerpt.op(op), |excerpt, row| excerpt.row(row)),
-        );
+        let summary = match row {
+            Some(_) => format!("user {user:?} was told another claim of {:?} than the row's", op.coupon),
+            None => format!("user {user:?} was told to have {:?}, but there is no row", op.coupon),
+        };
+        findings.add(Check::FalseAcceptance, summary, Excerpt::default().op(op).rows(row));
     }
 }
 
 fn creation(index: &Index<'_>, op: &Op, findings: &mut Findings) {
-    let coupon = index.coupons.get(op.coupon.as_str());
+    let row = index.coupons.get(op.coupon.as_str()).map(|coupon| coupon.amount);
     let amount = op.amount.and_then(|amount| i64::try_from(amount).ok());
-    if coupon.is_none_or(|coupon| Some(coupon.amount) != amount) {
-        findings.add(
-            Check::FalseCreation,
-            || format!("coupon {:?} was created, but its row is missing or another", op.coupon),
-            |excerpt| match coupon {
-                Some(coupon) => excerpt.op(op).text(format!("coupon: amount {}", coupon.amount)),
-                None => excerpt.op(op),
-            },
-        );
+    if row.is_none() || row != amount {
+        let summary = format!("coupon {:?} was created, but its row is missing or another", op.coupon);
+        let excerpt = Excerpt::default().op(op).text(format!("coupon: amount {row:?}"));
+        findings.add(Check::FalseCreation, summary, excerpt);
     }
 }
 
@@ -74,10 +61,7 @@ fn exists(index: &Index<'_>, op: &Op, findings: &mut Findings) {
             && other.verdict() != Verdict::Exists
     });
     if !other || !index.coupons.contains_key(op.coupon.as_str()) {
-        findings.add(
-            Check::FalseCreation,
-            || format!("coupon {:?} was said to exist before anyone can have created it", op.coupon),
-            |excerpt| excerpt.op(op),
-        );
+        let summary = format!("coupon {:?} was said to exist before anyone can have created it", op.coupon);
+        findings.add(Check::FalseCreation, summary, Excerpt::default().op(op));
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::index::Index;
-use super::violation::{Check, Findings};
+use super::violation::{Check, Excerpt, Findings};
 use crate::history::{Op, Verdict};
 
 pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
@@ -20,19 +20,15 @@ pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
         for op in ops {
             let wrong = match op.verdict() {
                 Verdict::Won => claim(op) != claim(first),
-                // Whoever came first, one of the two answers speaks of a claim that was not this one.
+                // One of the two answers must be about another claim.
                 Verdict::AlreadyClaimed => true,
-                // Other refusals may come before a win, though never after it; before it, they are checked
-                // as refusals.
+                // Other refusals may come before a win, and are then checked as refusals; never after it.
                 Verdict::SoldOut | Verdict::NoCoupon => op.start_us > first.end_us,
                 _ => false,
             };
             if wrong {
-                findings.add(
-                    Check::SameKey,
-                    || format!("user {user:?} got two outcomes for {coupon:?} with one key"),
-                    |excerpt| excerpt.op(first).op(op),
-                );
+                let summary = format!("user {user:?} got two outcomes for {coupon:?} with one key");
+                findings.add(Check::SameKey, summary, Excerpt::default().op(first).op(op));
             }
         }
     }

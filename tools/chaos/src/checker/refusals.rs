@@ -1,138 +1,87 @@
 //! No false refusal: 409, 400 and 404 agree with the final state and with real time.
 //!
-//! A refusal speaks about some moment between the start and the end of its request. Stock never comes back
-//! and claims never go away, so each refusal can be held against what came later.
+//! A refusal is about some moment between the start and the end of its request. Stock never comes back
+//! and claims never go away, so each refusal can be compared with what came later.
 
-use super::index::{Holder, Index};
-use super::violation::{Check, Findings};
+use super::index::{CouponUser, Index, can_have_won};
+use super::violation::{Check, Excerpt, Findings};
 use crate::history::{Endpoint, Op, Verdict};
 
 pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
     for op in &index.round.ops {
-        let verdict = op.verdict();
-        if op.endpoint == Endpoint::Show && verdict == Verdict::NoCoupon {
-            no_coupon(index, op, findings);
-        }
-        let Some(user) = op.user.as_deref() else { continue };
-        let holder: Holder<'_> = (&op.coupon, user);
-        match verdict {
-            Verdict::AlreadyClaimed => already_claimed(index, op, holder, findings),
-            Verdict::SoldOut => sold_out(index, op, holder, findings),
-            Verdict::NoCoupon => no_coupon(index, op, findings),
-            Verdict::NoClaim => no_claim(index, op, holder, findings),
+        let user = op.user.as_deref().map(|user| (op.coupon.as_str(), user));
+        match (op.verdict(), user) {
+            (Verdict::AlreadyClaimed, Some(user)) => already_claimed(index, op, user, findings),
+            (Verdict::SoldOut, Some(user)) => sold_out(index, op, user, findings),
+            (Verdict::NoClaim, Some(user)) => no_claim(index, op, user, findings),
+            (Verdict::NoCoupon, user) if user.is_some() || op.endpoint == Endpoint::Show => {
+                no_coupon(index, op, findings);
+            }
             _ => {}
         }
     }
 }
 
-/// The user must have it by another request that had started before this answer.
-fn already_claimed<'a>(index: &Index<'a>, op: &'a Op, holder: Holder<'_>, findings: &mut Findings) {
-    let Some(row) = index.row_of.get(&holder) else {
-        findings.add(
-            Check::FalseAlreadyClaimed,
-            || format!("user {:?} was told to have {:?} already, but has no row", holder.1, holder.0),
-            |excerpt| excerpt.op(op),
-        );
-        return;
+/// The user must have the coupon by another request that had started before this answer.
+fn already_claimed<'a>(index: &Index<'a>, op: &'a Op, user: CouponUser<'_>, findings: &mut Findings) {
+    let told = format!("user {:?} was told to have {:?} already, but", user.1, user.0);
+    let Some(row) = index.row_of.get(&user).copied() else {
+        let excerpt = Excerpt::default().op(op);
+        return findings.add(Check::FalseAlreadyClaimed, format!("{told} has no row"), excerpt);
     };
     let own = index.claim_of(op);
-    let claims = index.claims.get(&holder).map(Vec::as_slice).unwrap_or_default();
-    let winner = index.known_winner(holder);
+    let claims = index.claims_of(user);
+    let winner = index.known_winner(user);
     let by_http = claims.iter().any(|other| {
         let same_request =
             own.is_some_and(|own| own.id == other.id || (own.key.is_some() && own.key == other.key));
-        let can_have_won = match winner {
-            Some(winner) if winner.key.is_some() => winner.key == other.key,
-            Some(winner) => winner.id == other.id,
-            None => !other.verdict().is_refusal(),
-        };
-        !same_request && can_have_won && other.start_us < op.end_us
+        !same_request && can_have_won(winner, other) && other.start_us < op.end_us
     });
     // A claim that won although it was refused is a violation of its own; what follows from it is not.
-    let refused_but_won = index.won_from_us(holder).is_none()
+    let refused_but_won = index.won_from_us(user).is_none()
         && claims.iter().any(|other| other.id != op.id && other.verdict() == Verdict::NoCoupon);
-    let otherwise = winner.is_none() && index.past_the_api_us(holder).is_some_and(|at_us| at_us < op.end_us);
-    if !by_http && !otherwise && !refused_but_won {
-        findings.add(
-            Check::FalseAlreadyClaimed,
-            || {
-                format!(
-                    "user {:?} was told to have {:?} already, but no other request can have taken it by then",
-                    holder.1, holder.0
-                )
-            },
-            |excerpt| winner.into_iter().fold(excerpt.op(op).row(row), |excerpt, winner| excerpt.op(winner)),
-        );
+    let bypassing = winner.is_none() && index.bypassing_from_us(user).is_some_and(|at_us| at_us < op.end_us);
+    if !by_http && !bypassing && !refused_but_won {
+        let summary = format!("{told} no other request can have taken it by then");
+        findings.add(Check::FalseAlreadyClaimed, summary, Excerpt::default().op(op).rows([row]).ops(winner));
     }
 }
 
-/// All stock must have gone to claims that had started, and none of it to this user.
-fn sold_out(index: &Index<'_>, op: &Op, holder: Holder<'_>, findings: &mut Findings) {
-    let Some(coupon) = index.coupons.get(holder.0) else {
-        findings.add(
-            Check::FalseSoldOut,
-            || format!("coupon {:?} was called sold out, but does not exist", holder.0),
-            |excerpt| excerpt.op(op),
-        );
-        return;
+/// No stock may be left, every winner must have asked before this answer, and this user must not be one.
+fn sold_out(index: &Index<'_>, op: &Op, user: CouponUser<'_>, findings: &mut Findings) {
+    let mut add = |summary, excerpt| findings.add(Check::FalseSoldOut, summary, excerpt);
+    let excerpt = Excerpt::default().op(op);
+    let rows = index.rows_of(user.0);
+    let Some(coupon) = index.coupons.get(user.0) else {
+        return add(format!("coupon {:?} was called sold out, but does not exist", user.0), excerpt);
     };
     if coupon.remaining > 0 {
-        findings.add(
-            Check::FalseSoldOut,
-            || format!("coupon {:?} was called sold out, but {} are left", holder.0, coupon.remaining),
-            |excerpt| excerpt.op(op),
+        let left = coupon.remaining;
+        add(format!("coupon {:?} was called sold out, but {left} are left", user.0), excerpt);
+    } else if let Some(row) = index.row_of.get(&user).filter(|_| !index.is_by_hand(user)) {
+        let summary = format!("user {:?} was told that {:?} is sold out, but has it", user.1, user.0);
+        add(summary, excerpt.rows([*row]));
+    } else if let Some(row) = index.started_from(rows, op.end_us) {
+        let (name, position) = (user.0, row.position);
+        let summary = format!(
+            "coupon {name:?} was called sold out before the claim started that took position {position}"
         );
-        return;
-    }
-    if let Some(row) = index.row_of.get(&holder).filter(|_| !index.is_by_hand(holder)) {
-        findings.add(
-            Check::FalseSoldOut,
-            || format!("user {:?} was told that {:?} is sold out, but has it", holder.1, holder.0),
-            |excerpt| excerpt.op(op).row(row),
-        );
-        return;
-    }
-    let late = index
-        .rows_of(holder.0)
-        .iter()
-        .find(|row| index.won_from_us((&row.coupon, &row.user)).is_some_and(|from_us| from_us >= op.end_us));
-    if let Some(row) = late {
-        findings.add(
-            Check::FalseSoldOut,
-            || {
-                format!(
-                    "coupon {:?} was called sold out before the claim had started that took position {}",
-                    holder.0, row.position
-                )
-            },
-            |excerpt| {
-                let winner = index.known_winner((&row.coupon, &row.user));
-                winner.into_iter().fold(excerpt.op(op).row(row), |excerpt, winner| excerpt.op(winner))
-            },
-        );
+        add(summary, excerpt.rows([row]).ops(index.known_winner((&row.coupon, &row.user))));
     }
 }
 
 /// Nobody can have known of the coupon before this request started.
 fn no_coupon(index: &Index<'_>, op: &Op, findings: &mut Findings) {
     if let Some(proof) = index.exists.get(op.coupon.as_str()).filter(|proof| proof.end_us < op.start_us) {
-        findings.add(
-            Check::FalseNotFound,
-            || format!("coupon {:?} was not found, though it was there before", op.coupon),
-            |excerpt| excerpt.op(proof).op(op),
-        );
+        let summary = format!("coupon {:?} was not found, though it was there before", op.coupon);
+        findings.add(Check::FalseNotFound, summary, Excerpt::default().op(proof).op(op));
     }
 }
 
-/// A user who was told to have the coupon must be found by whoever asks afterwards.
-fn no_claim(index: &Index<'_>, op: &Op, holder: Holder<'_>, findings: &mut Findings) {
-    let claims = index.claims.get(&holder).map(Vec::as_slice).unwrap_or_default();
-    let told = claims.iter().find(|claim| claim.verdict() == Verdict::Won && claim.end_us < op.start_us);
-    if let Some(told) = told {
-        findings.add(
-            Check::FalseNotFound,
-            || format!("user {:?} has {:?}, but a later look-up did not find it", holder.1, holder.0),
-            |excerpt| excerpt.op(told).op(op),
-        );
+/// After a user was told to have the coupon, a look-up must find the claim.
+fn no_claim(index: &Index<'_>, op: &Op, user: CouponUser<'_>, findings: &mut Findings) {
+    if let Some(told) = index.told_before(user, op.start_us) {
+        let summary = format!("user {:?} has {:?}, but a later look-up did not find it", user.1, user.0);
+        findings.add(Check::FalseNotFound, summary, Excerpt::default().op(told).op(op));
     }
 }

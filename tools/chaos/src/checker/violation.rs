@@ -1,15 +1,13 @@
 //! What a check reports.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::history::{Entry, Event, Op};
-use crate::state::ClaimRow;
+use crate::history::{ClaimRow, Entry, Event, Message, Op};
 
-/// Violations of one kind that are reported with an excerpt; more of the same teach nothing new and are
-/// only counted.
+/// Violations of one check that are reported with an excerpt; further ones are only counted.
 const EXCERPTS_PER_CHECK_MAX: usize = 5;
 
 /// Lines in one excerpt.
@@ -19,7 +17,7 @@ const EXCERPT_LINES_MAX: usize = 12;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
-    /// Stock and claims add up for every coupon, and stock never falls below nothing.
+    /// Stock and claims add up for every coupon, and stock is never negative.
     Conservation,
     /// At most one row for a user of a coupon.
     OncePerUser,
@@ -35,7 +33,7 @@ pub enum Check {
     FalseAcceptance,
     /// "Already claimed" only to users who had it by another request.
     FalseAlreadyClaimed,
-    /// "Sold out" only when all stock had gone, and not to someone who has a coupon.
+    /// "Sold out" only when no stock was left, and not to someone who has the coupon.
     FalseSoldOut,
     /// "No such coupon" only before there was one.
     FalseNotFound,
@@ -47,38 +45,19 @@ pub enum Check {
     FalseView,
     /// Only answers of the contract, with the headers it promises.
     Contract,
-    /// A definite answer within the promised time of healing.
+    /// A definite answer within the promised time after healing.
     Unsettled,
     /// Every partition is read to the end of its stream.
     Cursor,
-    /// No database session sits in an open transaction.
+    /// No database session is idle in an open transaction.
     IdleInTransaction,
-    /// Memory, connections and queues are back within their limits.
+    /// Memory and connections are back within their limits.
     Gauge,
 }
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Conservation => "conservation",
-            Self::OncePerUser => "once per user",
-            Self::Positions => "positions",
-            Self::Order => "order",
-            Self::RowWithoutRequest => "row without request",
-            Self::WonAfterRefusal => "won after refusal",
-            Self::FalseAcceptance => "false acceptance",
-            Self::FalseAlreadyClaimed => "false 'already claimed'",
-            Self::FalseSoldOut => "false 'sold out'",
-            Self::FalseNotFound => "false 'not found'",
-            Self::FalseCreation => "false creation",
-            Self::SameKey => "same key",
-            Self::FalseView => "false view",
-            Self::Contract => "contract",
-            Self::Unsettled => "unsettled",
-            Self::Cursor => "cursor",
-            Self::IdleInTransaction => "idle in transaction",
-            Self::Gauge => "gauge",
-        })
+        self.serialize(f)
     }
 }
 
@@ -89,60 +68,33 @@ pub struct Violation {
     pub check: Check,
     /// What is wrong, in one sentence.
     pub summary: String,
-    /// The lines of the history, and the rows and messages, that show it and no more.
+    /// The lines of the history, the rows and the messages that show it.
     pub excerpt: Vec<String>,
     /// How many further violations of the same check were found and left out.
     pub more: usize,
 }
 
-/// Gathers violations, a few of each kind.
+/// Gathers violations, a few of each check.
 #[derive(Debug, Default)]
-pub(super) struct Findings {
-    violations: Vec<Violation>,
-    counts: HashMap<Check, usize>,
-}
+pub(super) struct Findings(BTreeMap<Check, (Vec<Violation>, usize)>);
 
 impl Findings {
-    /// Adds one; the excerpt is only made if it is going to be kept.
-    pub(super) fn add(
-        &mut self,
-        check: Check,
-        summary: impl FnOnce() -> String,
-        excerpt: impl FnOnce(Excerpt) -> Excerpt,
-    ) {
-        let count = self.counts.entry(check).or_default();
+    pub(super) fn add(&mut self, check: Check, summary: String, excerpt: Excerpt) {
+        let (kept, count) = self.0.entry(check).or_default();
         *count += 1;
-        if *count <= EXCERPTS_PER_CHECK_MAX {
-            let excerpt = excerpt(Excerpt::default()).0;
-            self.violations.push(Violation { check, summary: summary(), excerpt, more: 0 });
+        if kept.len() < EXCERPTS_PER_CHECK_MAX {
+            kept.push(Violation { check, summary, excerpt: excerpt.0, more: 0 });
         }
     }
 
-    /// Adds what another gathered.
-    pub(super) fn append(&mut self, other: Self) {
-        for (check, count) in other.counts {
-            *self.counts.entry(check).or_default() += count;
-        }
-        for violation in other.violations {
-            let kept = self.violations.iter().filter(|kept| kept.check == violation.check).count();
-            if kept < EXCERPTS_PER_CHECK_MAX {
-                self.violations.push(violation);
-            }
-        }
-    }
-
-    /// All violations, in the order of their checks.
-    pub(super) fn into_violations(mut self) -> Vec<Violation> {
-        self.violations.sort_by_key(|violation| violation.check);
-        let mut seen: HashMap<Check, usize> = HashMap::new();
-        for violation in self.violations.iter_mut().rev() {
-            // The last of a kind says how many were left out.
-            if *seen.entry(violation.check).or_insert(0) == 0 {
-                violation.more = self.counts[&violation.check].saturating_sub(EXCERPTS_PER_CHECK_MAX);
-            }
-            seen.insert(violation.check, 1);
-        }
-        self.violations
+    /// All violations, in the order of their checks. The last of a check says how many were left out.
+    pub(super) fn into_violations(self) -> Vec<Violation> {
+        let finish = |(mut kept, count): (Vec<Violation>, usize)| {
+            let more = count - kept.len();
+            kept.last_mut().into_iter().for_each(|last| last.more = more);
+            kept
+        };
+        self.0.into_values().flat_map(finish).collect()
     }
 }
 
@@ -151,32 +103,41 @@ impl Findings {
 pub(super) struct Excerpt(Vec<String>);
 
 impl Excerpt {
-    /// Adds a request.
     pub(super) fn op(self, op: &Op) -> Self {
-        let line = serde_json::to_string(&Entry::Op(Box::new(op.clone())));
-        self.text(line.unwrap_or_else(|error| format!("request {} ({error})", op.id.0)))
+        self.entry(&Entry::Op(Box::new(op.clone())))
     }
 
-    /// Adds requests.
     pub(super) fn ops<'a>(self, ops: impl IntoIterator<Item = &'a Op>) -> Self {
         ops.into_iter().fold(self, Self::op)
     }
 
-    /// Adds an event.
     pub(super) fn event(self, event: &Event) -> Self {
-        let line = serde_json::to_string(&Entry::Event(event.clone()));
-        self.text(line.unwrap_or_else(|error| format!("event at {} ({error})", event.at_us)))
+        self.entry(&Entry::Event(event.clone()))
     }
 
-    /// Adds a claim's row.
-    pub(super) fn row(self, row: &ClaimRow) -> Self {
+    fn entry(self, entry: &Entry) -> Self {
+        self.text(serde_json::to_string(entry).unwrap_or_else(|error| error.to_string()))
+    }
+
+    pub(super) fn rows<'a>(self, rows: impl IntoIterator<Item = &'a ClaimRow>) -> Self {
+        rows.into_iter().fold(self, |excerpt, row| {
+            excerpt.text(format!(
+                "row: coupon {:?} user {:?} position {} claim_id {} created {}",
+                row.coupon, row.user, row.position, row.claim_id, row.created_at
+            ))
+        })
+    }
+
+    /// Adds the claim at a place of a queue's message.
+    pub(super) fn queued(self, partition: u32, message: &Message, place: usize) -> Self {
+        let (Message { generation, sequence, batch_id, .. }, claim) = (message, &message.claims[place]);
         self.text(format!(
-            "row: coupon {:?} user {:?} position {} claim_id {} created {}",
-            row.coupon, row.user, row.position, row.claim_id, row.created_at
+            "queue: partition {partition} generation {generation} sequence {sequence} place {place} \
+             batch {batch_id}: user {:?} claim_id {}",
+            claim.user, claim.claim_id
         ))
     }
 
-    /// Adds a line of text.
     pub(super) fn text(mut self, line: impl Into<String>) -> Self {
         if self.0.len() < EXCERPT_LINES_MAX {
             self.0.push(line.into());

@@ -8,18 +8,18 @@ use rand::{RngExt, SeedableRng};
 /// Names must survive paths, the queue and the database, whatever is in them.
 const ENDINGS: [&str; 6] = ["", "/slash", ".*.>", " with spaces", " 🎉", "'\"\\%20"];
 
-/// Stock that no round gets to the end of.
+/// Stock that no round uses up.
 const LASTING_AMOUNT: u32 = 1_000_000;
 
-/// How much of what clients do is a deliberate repetition, by round: about a third in all. Workers expect
-/// users whom they do not know as long as they meet no others, so there are rounds of either kind.
+/// The share of intents that are deliberate repetitions, by round: about a third in all. Workers skip the look-up
+/// while all users are new, so there are rounds of both kinds.
 const REPEAT_SHARES: [f64; 4] = [0.02, 0.05, 0.4, 0.7];
 
 /// Names that are tried to find one that belongs to a certain partition.
 const NAMES_MAX: u32 = 1_000;
 
 /// The first of `name 0`, `name 1`, … that belongs to this partition.
-pub fn name_in(name: &str, partition: u32, partitions: u32) -> Option<String> {
+pub(crate) fn name_in(name: &str, partition: u32, partitions: u32) -> Option<String> {
     let belongs = |name: &String| {
         CouponName::new(name).is_ok_and(|name| PartitionId::of(&name, partitions).number() == partition)
     };
@@ -28,34 +28,31 @@ pub fn name_in(name: &str, partition: u32, partitions: u32) -> Option<String> {
 
 /// A coupon of a round.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Coupon {
-    /// Its name.
-    pub name: String,
-    /// Its stock.
-    pub amount: u32,
-    /// How often it is wanted, against the others.
-    pub weight: u32,
+pub(crate) struct Coupon {
+    pub(crate) name: String,
+    pub(crate) amount: u32,
+    /// How often it is wanted, relative to the others.
+    pub(crate) weight: u32,
     /// When it is created, from the round's beginning.
-    pub create_at_ms: u64,
+    pub(crate) create_at_ms: u64,
     /// Whether a second creation is tried.
-    pub created_twice: bool,
+    pub(crate) created_twice: bool,
 }
 
 /// All coupons of a round.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// What all their names begin with.
-    pub prefix: String,
-    /// The coupons.
-    pub coupons: Vec<Coupon>,
-    /// The share of wishes that are repetitions.
-    pub repeat_share: f64,
+    pub(crate) prefix: String,
+    pub(crate) coupons: Vec<Coupon>,
+    /// The share of intents that are repetitions.
+    pub(crate) repeat_share: f64,
 }
 
 impl Plan {
     /// A few that everybody wants and that sell out, early or late; in every partition one that lasts, so that
     /// there is always something to win; many small ones; and some that are created late.
-    pub fn draw(seed: u64, round: u32, length_ms: u64, partitions: u32) -> Self {
+    pub(crate) fn draw(seed: u64, round: u32, length_ms: u64, partitions: u32) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ (u64::from(round) << 32));
         let repeat_share = REPEAT_SHARES[rng.random_range(0..REPEAT_SHARES.len())];
         let mut plan = Self { prefix: format!("round {round}: "), coupons: Vec::new(), repeat_share };

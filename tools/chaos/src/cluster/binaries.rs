@@ -7,29 +7,23 @@ use servers::programs;
 
 /// Where the programs are.
 #[derive(Debug, Clone)]
-pub struct Binaries {
-    /// `coupon-api`.
-    pub api: PathBuf,
-    /// `coupon-worker`.
-    pub worker: PathBuf,
+pub(crate) struct Binaries {
+    pub(crate) api: PathBuf,
+    pub(crate) worker: PathBuf,
 }
 
 impl Binaries {
-    /// Builds both as this program was built, and finds them beside it.
-    ///
-    /// # Errors
-    /// When the build fails.
-    pub fn build() -> anyhow::Result<Self> {
-        // Together with this program, so that all that they share is built once, and is there already.
-        programs::build(&["chaos", "api", "worker"])?;
-        Self::in_folder(&programs::folder()?)
-    }
-
-    /// Takes both from a folder.
-    ///
-    /// # Errors
-    /// When one of them is not there.
-    pub fn in_folder(folder: &Path) -> anyhow::Result<Self> {
+    /// Takes both from a folder; without one, builds them as this program was built.
+    pub(crate) fn find(folder: Option<&Path>) -> anyhow::Result<Self> {
+        let folder = match folder {
+            Some(folder) => folder.to_owned(),
+            None => {
+                eprintln!("building the API and the worker");
+                // Together with this program, so that shared dependencies are built once.
+                programs::build(&["chaos", "api", "worker"])?;
+                programs::folder()?
+            }
+        };
         // The processes run in folders of their own.
         let folder = folder.canonicalize().with_context(|| format!("no folder {}", folder.display()))?;
         let find = |name| programs::find(&folder, name);

@@ -7,22 +7,22 @@ use std::process::Command;
 
 use anyhow::{Context as _, ensure};
 
-/// Room for Postgres: its first files, the write-ahead log, and some thousand rounds' rows.
+use crate::schedule::Server;
+
+/// Room for Postgres: its first files, the write-ahead log, and the rows of some thousand rounds.
 const POSTGRES_MIB: u32 = 1_024;
 
 /// Room for nats-server.
 const NATS_MIB: u32 = 256;
 
-/// What a filled disk is filled with, piece by piece.
-const PIECE_BYTES: usize = 1 << 20;
+/// Bytes of one write while a disk is filled.
+const WRITE_BYTES: usize = 1 << 20;
 
 /// The small disks of both servers.
 #[derive(Debug)]
-pub struct Disks {
-    /// Under Postgres.
-    pub postgres: Disk,
-    /// Under nats-server.
-    pub nats: Disk,
+pub(super) struct Disks {
+    postgres: Disk,
+    nats: Disk,
 }
 
 impl Disks {
@@ -33,11 +33,18 @@ impl Disks {
             nats: Disk::mount(&folder.join("nats"), NATS_MIB)?,
         })
     }
+
+    pub(super) fn of(&self, server: Server) -> &Disk {
+        match server {
+            Server::Nats => &self.nats,
+            Server::Postgres => &self.postgres,
+        }
+    }
 }
 
 /// A mounted file system in memory; unmounted when dropped.
 #[derive(Debug)]
-pub struct Disk {
+pub(crate) struct Disk {
     folder: PathBuf,
 }
 
@@ -47,8 +54,8 @@ impl Disk {
         let mut command = Command::new("mount");
         command.args(["-t", "tmpfs", "-o", &format!("size={mib}m,mode=755"), "tmpfs"]).arg(folder);
         let output = command.output().context("running mount")?;
-        let words = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-        ensure!(output.status.success(), "a small disk cannot be mounted: {words}");
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        ensure!(output.status.success(), "a small disk cannot be mounted: {message}");
         Ok(Self { folder: folder.to_owned() })
     }
 
@@ -56,14 +63,14 @@ impl Disk {
         self.folder.join("filler")
     }
 
-    /// Leaves no room.
-    pub async fn fill(&self) -> anyhow::Result<()> {
+    /// Fills the disk.
+    pub(crate) async fn fill(&self) -> anyhow::Result<()> {
         let path = self.filler();
         tokio::task::spawn_blocking(move || {
             let mut file = fs::File::create(path)?;
-            let piece = vec![0; PIECE_BYTES];
+            let zeros = vec![0; WRITE_BYTES];
             loop {
-                match file.write_all(&piece) {
+                match file.write_all(&zeros) {
                     Ok(()) => {}
                     Err(error) if error.kind() == io::ErrorKind::StorageFull => return Ok(()),
                     Err(error) => return Err(error.into()),
@@ -73,8 +80,8 @@ impl Disk {
         .await?
     }
 
-    /// Gives the room back.
-    pub fn free(&self) -> io::Result<()> {
+    /// Frees the room again.
+    pub(crate) fn free(&self) -> io::Result<()> {
         match fs::remove_file(self.filler()) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -90,24 +97,4 @@ impl Drop for Disk {
             tracing::warn!(folder = %self.folder.display(), "a small disk stays mounted");
         }
     }
-}
-
-/// Copies a folder with all that is in it.
-pub async fn copy_folder(from: &Path, to: &Path) -> anyhow::Result<()> {
-    let (from, to) = (from.to_owned(), to.to_owned());
-    tokio::task::spawn_blocking(move || copy(&from, &to)).await?.context("copying a folder")
-}
-
-fn copy(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
-    for entry in fs::read_dir(from)? {
-        let entry = entry?;
-        let target = to.join(entry.file_name());
-        if entry.file_type()?.is_dir() {
-            copy(&entry.path(), &target)?;
-        } else {
-            fs::copy(entry.path(), target)?;
-        }
-    }
-    Ok(())
 }

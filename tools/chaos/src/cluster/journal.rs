@@ -1,6 +1,6 @@
-//! What the streams held, from what workers were sent.
+//! What the streams held, from what workers received.
 //!
-//! A message can only be applied by a worker that was sent it, and everything that workers are sent passes
+//! A message can only be applied by a worker that received it, and everything that workers receive passes
 //! their proxies. So the journal is complete for all that can matter, even where a stream lost messages before
 //! anyone else could have read them. Each delivery says in its reply subject where the message stands: its
 //! sequence number, and the time at which it was stored, which tells two messages with one number apart.
@@ -10,77 +10,74 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use common::message::{Batch, Command};
+use common::message::{self, Batch, Command};
 use tokio::sync::mpsc::Receiver;
 
-use super::lives::{At, Content, Loss, generations};
-use crate::history::Claim;
+use super::generations::{Content, Loss, StoredAt, generations};
+use crate::history::{Claim, Journal};
 use crate::proxy::{Tap, Tapped};
-use crate::state::Journal;
 
 /// Nanoseconds since 1970, by the clock that nats-server stamps messages with.
-pub fn wall_clock_ns() -> u64 {
+pub(crate) fn wall_clock_ns() -> u64 {
     let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(elapsed.as_nanos()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug, Default)]
 struct Seen {
-    messages: BTreeMap<u32, BTreeMap<At, Content>>,
+    messages: BTreeMap<u32, BTreeMap<StoredAt, Content>>,
     losses: BTreeMap<u32, Vec<Loss>>,
-    /// Partitions whose losses are not known for sure.
+    /// Partitions with a loss at an unknown moment.
     doubtful: BTreeSet<u32>,
 }
 
-/// Gathers what a tap brings.
+/// Records what a tap brings.
 #[derive(Debug)]
-pub(super) struct Recorder {
+pub(crate) struct StreamRecorder {
     tap: Tap,
     seen: Mutex<Seen>,
 }
 
-impl Recorder {
+impl StreamRecorder {
     /// Starts a task that ends with the tap.
     pub(super) fn start(tap: Tap, mut tapped: Receiver<Tapped>) -> Arc<Self> {
         let recorder = Arc::new(Self { tap, seen: Mutex::default() });
-        let gathering = Arc::clone(&recorder);
+        let recording = Arc::clone(&recorder);
         tokio::spawn(async move {
             while let Some(tapped) = tapped.recv().await {
-                gathering.add(&tapped);
+                if let Some((partition, at)) = place(&tapped) {
+                    let mut seen = recording.lock();
+                    let messages = seen.messages.entry(partition).or_default();
+                    let content = messages.entry(at).or_insert_with(|| content(&tapped.payload));
+                    content.sent_ns = wall_clock_ns();
+                }
             }
         });
         recorder
     }
 
-    fn add(&self, tapped: &Tapped) {
-        let Some((partition, at)) = place(tapped) else { return };
-        let mut seen = self.lock();
-        let messages = seen.messages.entry(partition).or_default();
-        messages.entry(at).or_insert_with(|| content(&tapped.payload)).sent_ns = wall_clock_ns();
-    }
-
-    pub(super) fn lost(&self, partition: u32, loss: Loss) {
+    /// Records that a stream has lost messages.
+    pub(crate) fn lost(&self, partition: u32, loss: Loss) {
         self.lock().losses.entry(partition).or_default().push(loss);
     }
 
-    pub(super) fn doubt(&self, partition: u32) {
+    /// Records that a stream may have lost messages.
+    pub(crate) fn may_have_lost(&self, partition: u32) {
         self.lock().doubtful.insert(partition);
     }
 
-    /// A round begins: what was seen before is of no use to it, and what was missed is no loss.
-    pub(super) fn clear(&self) {
+    /// Begins a round: what was seen before does not concern it, and what was missed is no loss.
+    pub(crate) fn clear(&self) {
         *self.lock() = Seen::default();
-        self.tap.forgive_overflow();
+        self.tap.reset_overflow();
     }
 
-    /// The journal of a partition, and the generation that its stream is in.
-    pub(super) fn journal(&self, partition: u32) -> (Journal, u64) {
-        let seen = self.lock();
-        let (none, no_losses) = (BTreeMap::new(), Vec::new());
-        let messages = seen.messages.get(&partition).unwrap_or(&none);
-        let losses = seen.losses.get(&partition).unwrap_or(&no_losses);
-        let (messages, generation) = generations(messages, losses);
+    /// The journal of a partition, and the generation of its stream.
+    pub(crate) fn journal(&self, partition: u32) -> (Journal, u64) {
+        let mut seen = self.lock();
         let doubtful = seen.doubtful.contains(&partition);
+        let losses = seen.losses.entry(partition).or_default().clone();
+        let (messages, generation) = generations(seen.messages.entry(partition).or_default(), losses);
         let complete = !self.tap.is_lossy() && !doubtful;
         (Journal { partition, complete, doubtful, messages }, generation)
     }
@@ -90,9 +87,18 @@ impl Recorder {
     }
 }
 
+/// A claim of a batch, as the history has it.
+pub(crate) fn recorded(claim: &message::Claim) -> Claim {
+    Claim {
+        claim_id: claim.claim_id.as_uuid().to_string(),
+        coupon: claim.coupon_name.as_str().to_owned(),
+        user: claim.user_id.as_str().to_owned(),
+    }
+}
+
 /// Reads `claims.P` and `$JS.ACK.….SEQUENCE.DELIVERY.TIME.PENDING`; newer servers have more words in front
 /// and one behind.
-fn place(tapped: &Tapped) -> Option<(u32, At)> {
+fn place(tapped: &Tapped) -> Option<(u32, StoredAt)> {
     let subject = std::str::from_utf8(&tapped.subject).ok()?;
     let partition = subject.strip_prefix("claims.")?.parse().ok()?;
     let reply = std::str::from_utf8(tapped.reply.as_ref()?).ok()?;
@@ -102,17 +108,13 @@ fn place(tapped: &Tapped) -> Option<(u32, At)> {
         9.. => 5,
         _ => return None,
     };
-    let at = At { sequence: words[from].parse().ok()?, stored_ns: words[from + 2].parse().ok()? };
+    let at = StoredAt { sequence: words[from].parse().ok()?, stored_ns: words[from + 2].parse().ok()? };
     Some((partition, at))
 }
 
 fn content(payload: &Bytes) -> Content {
     let Ok(batch) = Batch::decode(payload) else { return Content::default() };
-    let claims = batch.commands.iter().map(|Command::Claim(claim)| Claim {
-        claim_id: claim.claim_id.as_uuid().to_string(),
-        coupon: claim.coupon_name.as_str().to_owned(),
-        user: claim.user_id.as_str().to_owned(),
-    });
+    let claims = batch.commands.iter().map(|Command::Claim(claim)| recorded(claim));
     Content { sent_ns: 0, batch_id: batch.batch_id.to_string(), claims: claims.collect() }
 }
 
@@ -127,7 +129,7 @@ mod tests {
             reply: Some(Bytes::from_static(reply.as_bytes())),
             payload: Bytes::new(),
         };
-        let at = At { stored_ns: 1_700, sequence: 42 };
+        let at = StoredAt { stored_ns: 1_700, sequence: 42 };
         let old = tapped("claims.3", "$JS.ACK.CLAIMS-3.worker-x.1.42.7.1700.0");
         assert_eq!(place(&old), Some((3, at)));
         let new = tapped("claims.3", "$JS.ACK._.hash.CLAIMS-3.worker-x.1.42.7.1700.0.abc");

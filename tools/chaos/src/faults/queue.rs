@@ -1,9 +1,10 @@
-//! Faults that strike the queue itself.
+//! Faults of the queue itself.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::HeaderMap;
+use async_nats::jetstream::stream::Stream;
 use common::ids::{ClaimId, CouponName, UserId};
 use common::message::{self, Batch, BatchWriter, Command, REPLY_HEADER};
 use common::partition::PartitionId;
@@ -12,12 +13,12 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::time::timeout;
 
-use super::Striker;
-use crate::cluster::{Loss, wall_clock_ns};
-use crate::history::{Claim, Happening};
-use crate::schedule::Target;
+use super::injector::Injector;
+use crate::clients::name_in;
+use crate::cluster::{Loss, recorded, wall_clock_ns};
+use crate::history::EventKind;
 
-/// How long one question to the queue may take. It may be away: then there is nothing to strike.
+/// How long one question to the queue may take. If it is away, there is nothing to disturb.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// Messages that are published again.
@@ -27,7 +28,7 @@ const COPIES_MAX: u64 = 8;
 const FORGED_MAX: u64 = 5;
 
 /// Bytes that are no batch, for different reasons.
-const NONSENSE: [&str; 6] = [
+const UNDECODABLE: [&str; 6] = [
     "",
     "\u{0}\u{1}\u{2}",
     "{",
@@ -36,21 +37,14 @@ const NONSENSE: [&str; 6] = [
     r#"{"version":1,"batch_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61c","commands":[{"unclaim":{}}]}"#,
 ];
 
-fn partition_of(target: Target) -> anyhow::Result<PartitionId> {
-    match target {
-        Target::Partition(number) => Ok(PartitionId::new(number)),
-        other => anyhow::bail!("{other} is no partition"),
-    }
-}
-
-impl Striker {
+impl Injector {
     /// Publishes copies of the stream's last messages.
-    pub(super) async fn duplicate_messages(&self, target: Target, rng: &mut StdRng) -> anyhow::Result<u64> {
-        let partition = partition_of(target)?;
-        let queue = &self.cluster.queue;
-        let Ok(Ok(stream)) = timeout(LIMIT, queue.get_stream(stream::name(partition))).await else {
-            return Ok(0);
-        };
+    pub(super) async fn duplicate_messages(
+        &self,
+        partition: PartitionId,
+        rng: &mut StdRng,
+    ) -> anyhow::Result<u64> {
+        let Some(stream) = self.stream(partition).await else { return Ok(0) };
         let state = &stream.cached_info().state;
         let first =
             state.first_sequence.max(state.last_sequence.saturating_sub(rng.random_range(1..=COPIES_MAX)));
@@ -58,39 +52,32 @@ impl Striker {
         for sequence in first..=state.last_sequence {
             let Ok(Ok(message)) = timeout(LIMIT, stream.get_raw_message(sequence)).await else { continue };
             if let Ok(batch) = Batch::decode(&message.payload) {
-                let claims = batch.commands.iter().map(|Command::Claim(claim)| claim_of(claim)).collect();
-                self.log.event(Happening::Injected { claims, copies: true })?;
+                let claims = batch.commands.iter().map(|Command::Claim(claim)| recorded(claim)).collect();
+                self.log.event(EventKind::Injected { claims, copies: true })?;
             }
             hits += self.publish(partition, message.headers, message.payload.to_vec()).await;
         }
         Ok(hits)
     }
 
-    /// Publishes what no worker can understand.
-    pub(super) async fn publish_nonsense(&self, target: Target, rng: &mut StdRng) -> anyhow::Result<u64> {
-        let partition = partition_of(target)?;
+    /// Publishes what no worker can decode.
+    pub(super) async fn publish_undecodable(&self, partition: PartitionId, rng: &mut StdRng) -> u64 {
         let mut hits = 0;
         for _ in 0..rng.random_range(1..=3) {
-            let nonsense = NONSENSE[rng.random_range(0..NONSENSE.len())];
-            hits += self.publish(partition, HeaderMap::new(), nonsense.as_bytes().to_vec()).await;
+            let payload = UNDECODABLE[rng.random_range(0..UNDECODABLE.len())];
+            hits += self.publish(partition, HeaderMap::new(), payload.into()).await;
         }
-        Ok(hits)
+        hits
     }
 
     /// Publishes a batch that no API sent: strangers, one of them twice, a coupon that does not exist, and a
     /// reply subject where nobody or the wrong one listens.
-    pub(super) async fn forge_batch(&self, target: Target, rng: &mut StdRng) -> anyhow::Result<u64> {
-        let partition = partition_of(target)?;
+    pub(super) async fn forge_batch(&self, partition: PartitionId, rng: &mut StdRng) -> anyhow::Result<u64> {
         let here = |name: &CouponName| PartitionId::of(name, self.cluster.shape.partitions) == partition;
-        let mut names: Vec<CouponName> = self
-            .plan
-            .coupons
-            .iter()
-            .filter_map(|coupon| CouponName::new(&coupon.name).ok())
-            .filter(here)
-            .collect();
-        let nowhere = (0..100).map(|number| format!("no such coupon {number}"));
-        names.extend(nowhere.filter_map(|name| CouponName::new(&name).ok()).find(here));
+        let coupons = self.plan.coupons.iter().filter_map(|coupon| CouponName::new(&coupon.name).ok());
+        let mut names: Vec<CouponName> = coupons.filter(here).collect();
+        let missing = name_in("no such coupon", partition.number(), self.cluster.shape.partitions);
+        names.extend(missing.and_then(|name| CouponName::new(&name).ok()));
 
         let mut writer = BatchWriter::new(1024);
         let mut claims = Vec::new();
@@ -103,7 +90,7 @@ impl Striker {
             };
             let claim =
                 message::Claim { claim_id: ClaimId::random(), user_id, coupon_name: coupon_name.clone() };
-            claims.push(claim_of(&claim));
+            claims.push(recorded(&claim));
             writer.push(&Command::Claim(claim), usize::MAX);
         }
         if claims.is_empty() {
@@ -115,43 +102,40 @@ impl Striker {
             1 => headers.insert(REPLY_HEADER, "replies.nobody.r.1"),
             _ => headers.insert(REPLY_HEADER, format!("claims.{partition}").as_str()),
         }
-        self.log.event(Happening::Injected { claims, copies: false })?;
+        self.log.event(EventKind::Injected { claims, copies: false })?;
         let (_, payload) = writer.finish();
         Ok(self.publish(partition, headers, payload).await)
     }
 
     /// Purges a stream up to its last message, applied or not.
-    pub(super) async fn purge_stream(&self, target: Target) -> anyhow::Result<u64> {
-        let partition = partition_of(target)?;
+    pub(super) async fn purge_stream(&self, partition: PartitionId) -> u64 {
         let before_ns = wall_clock_ns();
-        let queue = &self.cluster.queue;
-        let Ok(Ok(stream)) = timeout(LIMIT, queue.get_stream(stream::name(partition))).await else {
-            return Ok(0);
-        };
+        let Some(stream) = self.stream(partition).await else { return 0 };
         let last = stream.cached_info().state.last_sequence;
         let waiting = self.waiting(partition, last).await;
         match timeout(LIMIT, stream.purge().sequence(last + 1)).await {
             Ok(Ok(_)) => {
                 let loss = Loss::Purged { before_ns, at_ns: wall_clock_ns(), last };
-                self.cluster.lost(partition.number(), loss);
+                self.cluster.recorder.lost(partition.number(), loss);
             }
             // It may have been purged all the same.
-            Ok(Err(_)) | Err(_) => self.cluster.doubt(partition.number()),
+            Ok(Err(_)) | Err(_) => self.cluster.recorder.may_have_lost(partition.number()),
         }
-        Ok(waiting)
+        waiting
     }
 
     /// Deletes a stream.
-    pub(super) async fn delete_stream(&self, target: Target) -> anyhow::Result<u64> {
-        let partition = partition_of(target)?;
-        let queue = &self.cluster.queue;
-        let Ok(Ok(stream)) = timeout(LIMIT, queue.get_stream(stream::name(partition))).await else {
-            return Ok(0);
-        };
+    pub(super) async fn delete_stream(&self, partition: PartitionId) -> u64 {
+        let Some(stream) = self.stream(partition).await else { return 0 };
         let waiting = self.waiting(partition, stream.cached_info().state.last_sequence).await;
         // Whether it is gone shows by what comes after.
-        let _ = timeout(LIMIT, queue.delete_stream(stream::name(partition))).await;
-        Ok(waiting)
+        let _ = timeout(LIMIT, self.cluster.queue.delete_stream(stream::name(partition))).await;
+        waiting
+    }
+
+    async fn stream(&self, partition: PartitionId) -> Option<Stream> {
+        let stream = timeout(LIMIT, self.cluster.queue.get_stream(stream::name(partition))).await;
+        stream.ok()?.ok()
     }
 
     /// Messages that the cursor had not passed.
@@ -168,13 +152,5 @@ impl Striker {
             sent.context("publish")?.await.context("acknowledgement")
         };
         u64::from(matches!(timeout(LIMIT, stored).await, Ok(Ok(_))))
-    }
-}
-
-fn claim_of(claim: &message::Claim) -> Claim {
-    Claim {
-        claim_id: claim.claim_id.as_uuid().to_string(),
-        coupon: claim.coupon_name.as_str().to_owned(),
-        user: claim.user_id.as_str().to_owned(),
     }
 }

@@ -1,19 +1,12 @@
-//! Writing a history while a run goes on, and reading it back.
+//! Writing a history while a run goes on, and reading it back: one JSON object per line.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
-use std::thread::JoinHandle;
 
 use thiserror::Error;
 
-use super::entry::Entry;
-use super::round::{Round, RoundBuilder};
-
-/// Entries waiting for the disk. A client whose entry does not fit waits: a slow disk slows the load down
-/// instead of filling the memory.
-const ENTRIES_WAITING_MAX: usize = 4096;
+use super::round::{Entry, Round, RoundBuilder};
 
 /// Bytes gathered before they are handed to the operating system.
 const BUFFER_BYTES: usize = 256 * 1024;
@@ -35,89 +28,31 @@ pub enum HistoryError {
         /// What is wrong with it.
         source: serde_json::Error,
     },
-    /// The thread that writes has stopped after an error.
-    #[error("the history's writer has stopped")]
-    Stopped,
 }
 
-enum Message {
-    Entry(Box<Entry>),
-    Flush(SyncSender<()>),
-}
-
-/// Writes entries in the order in which they are handed over, from a thread of its own.
+/// Writes entries to a history file.
 #[derive(Debug)]
-pub struct Writer {
-    sender: SyncSender<Message>,
-    thread: JoinHandle<io::Result<()>>,
-}
-
-/// Hands entries to a [`Writer`] from any task.
-#[derive(Debug, Clone)]
-pub struct Recorder {
-    sender: SyncSender<Message>,
-}
+pub struct Writer(BufWriter<File>);
 
 impl Writer {
-    /// Creates the file, in place of an older one of that name.
-    pub fn create(path: &Path) -> Result<Self, HistoryError> {
-        let file = BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?);
-        let (sender, receiver) = sync_channel(ENTRIES_WAITING_MAX);
-        let thread =
-            std::thread::Builder::new().name("history".into()).spawn(move || run(file, &receiver))?;
-        Ok(Self { sender, thread })
+    /// Creates the file; an older one of that name is replaced.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        Ok(Self(BufWriter::with_capacity(BUFFER_BYTES, File::create(path)?)))
     }
 
-    /// A handle for a task that records.
-    pub fn recorder(&self) -> Recorder {
-        Recorder { sender: self.sender.clone() }
+    /// Appends one entry.
+    pub fn write(&mut self, entry: &Entry) -> io::Result<()> {
+        serde_json::to_writer(&mut self.0, entry)?;
+        self.0.write_all(b"\n")
     }
 
-    /// Writes all that waits and closes the file. Waits for every [`Recorder`] to be gone.
-    pub fn close(self) -> Result<(), HistoryError> {
-        drop(self.sender);
-        self.thread.join().map_err(|_| HistoryError::Stopped)??;
-        Ok(())
+    /// Hands all entries written so far to the operating system.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
     }
 }
 
-impl Recorder {
-    /// Records one entry, waiting for room if need be. Meant to be called from a few hundred tasks at most:
-    /// the wait blocks the thread, which only a disk slower than the whole load brings about.
-    pub fn record(&self, entry: Entry) -> Result<(), HistoryError> {
-        match self.sender.try_send(Message::Entry(Box::new(entry))) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(message)) => self.sender.send(message).map_err(|_| HistoryError::Stopped),
-            Err(TrySendError::Disconnected(_)) => Err(HistoryError::Stopped),
-        }
-    }
-
-    /// Returns once all entries recorded before are with the operating system.
-    pub fn flush(&self) -> Result<(), HistoryError> {
-        let (done, wait) = sync_channel(1);
-        self.sender.send(Message::Flush(done)).map_err(|_| HistoryError::Stopped)?;
-        wait.recv().map_err(|_| HistoryError::Stopped)
-    }
-}
-
-fn run(mut file: BufWriter<File>, receiver: &Receiver<Message>) -> io::Result<()> {
-    while let Ok(message) = receiver.recv() {
-        match message {
-            Message::Entry(entry) => {
-                serde_json::to_writer(&mut file, &entry)?;
-                file.write_all(b"\n")?;
-            }
-            Message::Flush(done) => {
-                file.flush()?;
-                // Nobody waits any more if this fails, which is nothing to report.
-                let _ = done.send(());
-            }
-        }
-    }
-    file.flush()
-}
-
-/// Reads a history file round by round, holding one round in memory at a time.
+/// Reads a history file round by round, with one round in memory at a time.
 #[derive(Debug)]
 pub struct Reader {
     lines: BufReader<File>,
@@ -127,33 +62,31 @@ pub struct Reader {
 
 impl Reader {
     /// Opens a history file.
-    pub fn open(path: &Path) -> Result<Self, HistoryError> {
+    pub fn open(path: &Path) -> io::Result<Self> {
         let lines = BufReader::with_capacity(BUFFER_BYTES, File::open(path)?);
         Ok(Self { lines, line: 0, rounds: RoundBuilder::default() })
     }
 
-    /// The next entry, or nothing at the end of the file.
-    ///
-    /// A last line without its end is what a run leaves behind that was killed; it counts as the end.
-    pub fn next_entry(&mut self) -> Result<Option<Entry>, HistoryError> {
+    /// The next entry, or nothing at the end of the file. A run that was killed may leave a last line without
+    /// its end; it counts as the end of the file.
+    fn next_entry(&mut self) -> Result<Option<Entry>, HistoryError> {
         loop {
             let mut text = Vec::new();
-            io::Read::take(&mut self.lines, LINE_BYTES_MAX).read_until(b'\n', &mut text)?;
+            self.lines.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut text)?;
             if text.last() != Some(&b'\n') {
                 return Ok(None);
             }
             self.line += 1;
-            if text.trim_ascii().is_empty() {
-                continue;
+            if !text.trim_ascii().is_empty() {
+                let line = self.line;
+                return serde_json::from_slice(&text)
+                    .map(Some)
+                    .map_err(|source| HistoryError::Line { line, source });
             }
-            let line = self.line;
-            return serde_json::from_slice(&text)
-                .map(Some)
-                .map_err(|source| HistoryError::Line { line, source });
         }
     }
 
-    /// The next whole round, or nothing once there is none. A round that was never finished is left out.
+    /// The next complete round, or nothing once there is none. Unfinished rounds are left out.
     pub fn next_round(&mut self) -> Result<Option<Round>, HistoryError> {
         while let Some(entry) = self.next_entry()? {
             if let Some(round) = self.rounds.add(entry) {
@@ -163,7 +96,7 @@ impl Reader {
         Ok(None)
     }
 
-    /// The rounds that were left out, once [`Self::next_round`] has come to the end.
+    /// The rounds that were left out, once [`Self::next_round`] has reached the end.
     pub fn unfinished(&self) -> Vec<u32> {
         self.rounds.unfinished()
     }

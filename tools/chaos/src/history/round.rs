@@ -1,7 +1,22 @@
-//! One round, as the checker takes it.
+//! The lines of a history, gathered into rounds for the checker.
 
-use super::entry::{Entry, Event, Happening, Op};
-use crate::state::FinalState;
+use serde::{Deserialize, Serialize};
+
+use super::event::{Event, EventKind};
+use super::op::Op;
+use super::state::FinalState;
+
+/// One line of a history file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "snake_case")]
+pub enum Entry {
+    /// A request and how it ended.
+    Op(Box<Op>),
+    /// Something that happened to the system.
+    Event(Event),
+    /// The state after all faults were healed and every client had its outcome; ends the round.
+    State(Box<FinalState>),
+}
 
 /// Everything recorded of one round.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -14,37 +29,34 @@ pub struct Round {
     pub ops: Vec<Op>,
     /// What happened to the system.
     pub events: Vec<Event>,
-    /// What the round left behind.
+    /// The state it ended in.
     pub state: FinalState,
 }
 
 impl Round {
     /// When the last fault was over, if that was recorded.
     pub fn healed_us(&self) -> Option<u64> {
-        self.events
-            .iter()
-            .rev()
-            .find(|event| matches!(event.happening, Happening::RoundHealed { .. }))
-            .map(|event| event.at_us)
+        let healed = |event: &&Event| matches!(event.kind, EventKind::RoundHealed { .. });
+        self.events.iter().rfind(healed).map(|event| event.at_us)
     }
 }
 
-/// Gathers entries into rounds: one starts with its first event and is whole with its final state.
+/// Gathers entries into rounds: one starts with its `RoundBegin` and is complete with its final state.
 #[derive(Debug, Default)]
-pub struct RoundBuilder {
+pub(crate) struct RoundBuilder {
     round: Round,
-    /// Rounds that were followed by another before they were whole.
+    /// Rounds that were followed by another before they were complete.
     cut_off: Vec<u32>,
 }
 
 impl RoundBuilder {
-    /// Takes one entry, and gives the round that it completes.
-    pub fn add(&mut self, entry: Entry) -> Option<Round> {
+    /// Adds one entry. Returns the round that it completes.
+    pub(crate) fn add(&mut self, entry: Entry) -> Option<Round> {
         match entry {
             Entry::Op(op) => self.round.ops.push(*op),
             Entry::Event(event) => {
-                if let Happening::RoundBegin { round, seed } = event.happening {
-                    // What a round left that was never finished belongs to no round that can be checked.
+                if let EventKind::RoundBegin { round, seed } = event.kind {
+                    // An unfinished round before this one cannot be checked.
                     self.cut_off = self.unfinished();
                     self.round = Round { number: round, seed, ..Round::default() };
                 }
@@ -58,8 +70,8 @@ impl RoundBuilder {
         None
     }
 
-    /// The rounds that have begun and are not whole.
-    pub fn unfinished(&self) -> Vec<u32> {
+    /// The rounds that have begun and are not complete.
+    pub(crate) fn unfinished(&self) -> Vec<u32> {
         let begun = Some(self.round.number).filter(|number| *number > 0);
         self.cut_off.iter().copied().chain(begun).collect()
     }

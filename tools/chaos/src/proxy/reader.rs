@@ -1,25 +1,24 @@
 //! Reads one direction of a connection, and applies the rules that look at frames.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::net::tcp::ReadHalf;
 use tokio::sync::mpsc::Sender;
 use tokio::time::{Instant, sleep_until};
 
-use super::connection::{Connection, End, Parcel};
-use super::frame::{Frame, Framer, Kind, Piece};
-use super::rule::Way;
+use super::frame::{Frame, Kind};
+use super::framer::{Framer, Piece};
+use super::link::{Chunk, Connection, End, Link};
+use super::rule::Direction;
 use super::tap::Tap;
-use super::writer::pass_holes;
 
 /// Bytes of one read.
 const READ_BYTES: usize = 16 << 10;
 
-/// Frames that are held at a time. Past it the oldest is let go early.
+/// Frames that are held at a time. Above it the oldest is released early.
 const FRAMES_HELD_MAX: usize = 1024;
 
 struct Held {
@@ -29,34 +28,35 @@ struct Held {
 
 struct Reader<'a, 'c> {
     connection: &'a Connection<'c>,
-    way: Way,
+    link: &'c Link,
+    direction: Direction,
     framer: Framer,
     held: VecDeque<Held>,
     /// What has passed the rules and is not yet handed to the writer.
     passed: BytesMut,
-    queue: Sender<Parcel>,
+    queue: Sender<Chunk>,
     last_due: Instant,
 }
 
-/// Reads until the end of the stream. Everything read goes to the writer's queue, except what a rule takes.
+/// Reads until the end of the stream. Everything read goes to the writer's queue, except what a rule discards.
 pub(super) async fn read(
     connection: &Connection<'_>,
-    way: Way,
+    direction: Direction,
     mut source: ReadHalf<'_>,
-    queue: Sender<Parcel>,
+    queue: Sender<Chunk>,
 ) -> Result<(), End> {
-    let shared = connection.shared;
-    let framer = Framer::new(shared.protocol, way, Arc::clone(&connection.encryption_answers));
+    let link = connection.link;
     let mut reader = Reader {
         connection,
-        way,
-        framer,
+        link,
+        direction,
+        framer: Framer::new(link.protocol, direction),
         held: VecDeque::new(),
         passed: BytesMut::new(),
         queue,
         last_due: Instant::now(),
     };
-    let mut rules = shared.board.changes();
+    let mut rules = link.rules.changes();
     let mut buffer = BytesMut::with_capacity(READ_BYTES);
     loop {
         let release = reader.held.front().map(|held| held.until);
@@ -69,27 +69,25 @@ pub(super) async fn read(
                     buffer.clear();
                 }
                 Err(_) => {
-                    // News of a side that is gone does not pass a hole either.
-                    pass_holes(connection, way, 0).await?;
+                    // A black hole also holds the news that a side is gone.
+                    connection.pass_black_holes(direction, 0).await?;
                     return Err(End::Gone);
                 }
             },
             () = sleep_until(release.unwrap_or_else(Instant::now)), if release.is_some() => {
-                reader.release(Instant::now());
+                reader.release(Some(Instant::now()));
             }
             // The rule that holds frames may be over.
             changed = rules.changed(), if release.is_some() => {
-                if changed.is_ok() && !shared.board.holds_any(way) {
-                    reader.release_all();
+                if changed.is_ok() && !link.rules.holds_any(direction) {
+                    reader.release(None);
                 }
             }
         }
         reader.hand_over().await?;
     }
-    reader.release_all();
-    if let Some(rest) = reader.framer.rest() {
-        reader.passed.extend_from_slice(&rest);
-    }
+    reader.release(None);
+    reader.passed.extend(reader.framer.rest());
     reader.hand_over().await
 }
 
@@ -99,7 +97,7 @@ impl Reader<'_, '_> {
         self.framer.push(bytes);
         while let Some(piece) = self.framer.next() {
             match piece {
-                Piece::Frame(frame) => self.judge(frame)?,
+                Piece::Frame(frame) => self.apply_rules(frame)?,
                 Piece::Opaque(bytes) => {
                     self.stop_at_lost_answer()?;
                     self.passed.extend_from_slice(&bytes);
@@ -107,7 +105,7 @@ impl Reader<'_, '_> {
             }
         }
         if followed && !self.framer.follows() {
-            self.connection.shared.stats.framing_lost();
+            self.link.stats.framing_lost.add(1);
             if let Some(tap) = self.tap() {
                 tap.miss();
             }
@@ -115,36 +113,29 @@ impl Reader<'_, '_> {
         Ok(())
     }
 
-    fn judge(&mut self, frame: Frame) -> Result<(), End> {
-        let shared = self.connection.shared;
+    fn apply_rules(&mut self, frame: Frame) -> Result<(), End> {
+        let (link, lost) = (self.link, &self.connection.commit_answer_lost);
         match frame.kind {
-            Kind::Commit => {
-                if shared.board.loses_commit_answer() {
-                    self.connection.commit_answer_lost.store(true, Ordering::Release);
-                }
-            }
+            Kind::Commit if link.rules.loses_commit_answer() => lost.store(true, Ordering::Release),
             Kind::Completed => self.stop_at_lost_answer()?,
             // Nothing was committed, so there is no answer to lose: the rule waits for another.
-            Kind::Failed => {
-                if self.connection.commit_answer_lost.swap(false, Ordering::AcqRel) {
-                    shared.board.spares_commit_answer();
-                }
-            }
+            Kind::Failed if lost.swap(false, Ordering::AcqRel) => link.rules.restore_commit_answer(),
             Kind::Message { .. } => {
                 if let Some(tap) = self.tap() {
                     tap.take(&frame);
                 }
-                if shared.board.loses(self.way, &frame) {
-                    shared.stats.frame_lost();
-                    return Ok(());
+                if link.rules.loses(self.direction, &frame) {
+                    link.stats.frames_lost.add(1);
+                } else if let Some(until) = self.held_until(&frame) {
+                    self.hold(frame, until);
+                } else {
+                    self.passed.extend_from_slice(&frame.bytes);
                 }
-                let Some(frame) = self.hold(frame) else { return Ok(()) };
-                self.passed.extend_from_slice(&frame.bytes);
                 return Ok(());
             }
             // The rest of an answer whose end must not arrive.
             Kind::Other if self.loses_answer() => return Ok(()),
-            Kind::Encryption | Kind::Other => {}
+            Kind::Commit | Kind::Failed | Kind::Other => {}
         }
         self.passed.extend_from_slice(&frame.bytes);
         Ok(())
@@ -152,64 +143,45 @@ impl Reader<'_, '_> {
 
     /// Where copies of this direction's messages go.
     fn tap(&self) -> Option<&Tap> {
-        self.connection.shared.tap.as_ref().filter(|_| self.way == Way::ToClient)
+        self.link.tap.as_ref().filter(|_| self.direction == Direction::ToClient)
     }
 
     /// Ends the connection if this is the answer that must not arrive. The server has committed by now.
     fn stop_at_lost_answer(&self) -> Result<(), End> {
         if self.loses_answer() {
-            self.connection.shared.stats.commit_answer_lost();
+            self.link.stats.commit_answers_lost.add(1);
             return Err(End::Cut { reset: true });
         }
         Ok(())
     }
 
     fn loses_answer(&self) -> bool {
-        self.way == Way::ToClient && self.connection.commit_answer_lost.load(Ordering::Acquire)
+        self.direction == Direction::ToClient && self.connection.commit_answer_lost.load(Ordering::Acquire)
     }
 
-    /// Gives the frame back unless it is held.
-    fn hold(&mut self, frame: Frame) -> Option<Frame> {
-        let shared = self.connection.shared;
-        let until = match shared.board.holds(self.way, &frame) {
-            Some(hold) => Instant::now() + hold,
-            // Must not overtake a held frame of its own subscription.
-            None => match self.held_before(&frame) {
-                Some(until) => until,
-                None => return Some(frame),
-            },
-        };
-        shared.stats.frame_held();
+    /// Until when a frame has to be held: as long as a rule says, and not to overtake a held frame of its own
+    /// subscription.
+    fn held_until(&self, frame: &Frame) -> Option<Instant> {
+        let ruled = self.link.rules.holds(self.direction, frame).map(|hold| Instant::now() + hold);
+        let subscription = frame.subscription();
+        let same = |held: &&Held| subscription.is_some() && held.frame.subscription() == subscription;
+        ruled.max(self.held.iter().rfind(same).map(|held| held.until))
+    }
+
+    fn hold(&mut self, frame: Frame, until: Instant) {
+        self.link.stats.frames_held.add(1);
         if self.held.len() >= FRAMES_HELD_MAX
             && let Some(oldest) = self.held.pop_front()
         {
             self.passed.extend_from_slice(&oldest.frame.bytes);
         }
-        // In the order of their times. Frames of one subscription have times in their order, unless a shorter
-        // hold was imposed meanwhile.
-        let until = self.held_before(&frame).map_or(until, |before| until.max(before));
         let place = self.held.partition_point(|held| held.until <= until);
         self.held.insert(place, Held { until, frame });
-        None
     }
 
-    /// Until when the last held frame of the same subscription is held.
-    fn held_before(&self, frame: &Frame) -> Option<Instant> {
-        let subscription = frame.subscription()?;
-        let mut same = self.held.iter().filter(|held| held.frame.subscription() == Some(subscription));
-        same.next_back().map(|held| held.until)
-    }
-
-    fn release(&mut self, now: Instant) {
-        while self.held.front().is_some_and(|held| held.until <= now) {
-            if let Some(held) = self.held.pop_front() {
-                self.passed.extend_from_slice(&held.frame.bytes);
-            }
-        }
-    }
-
-    fn release_all(&mut self) {
-        for held in std::mem::take(&mut self.held) {
+    /// Releases the frames that were held until `now`, or all.
+    fn release(&mut self, now: Option<Instant>) {
+        while let Some(held) = self.held.pop_front_if(|held| now.is_none_or(|now| held.until <= now)) {
             self.passed.extend_from_slice(&held.frame.bytes);
         }
     }
@@ -219,15 +191,10 @@ impl Reader<'_, '_> {
         if self.passed.is_empty() {
             return Ok(());
         }
-        let bytes: Bytes = self.passed.split().freeze();
-        let shared = self.connection.shared;
-        let mut due = Instant::now();
-        if let Some(delay) = shared.board.delay() {
-            shared.stats.delayed(bytes.len());
-            due += delay;
-        }
+        let due = Instant::now() + self.link.rules.delay().unwrap_or_default();
         // A short delay after a long one must not overtake it.
         self.last_due = self.last_due.max(due);
-        self.queue.send(Parcel { bytes, due: self.last_due }).await.map_err(|_| End::Gone)
+        let chunk = Chunk { bytes: self.passed.split().freeze(), due: self.last_due };
+        self.queue.send(chunk).await.map_err(|_| End::Gone)
     }
 }

@@ -8,43 +8,43 @@ use tokio::sync::mpsc;
 
 use super::frame::{Frame, Kind};
 
-/// Messages that wait to be looked at. Past it copies are lost, and the tap says so.
+/// Messages that wait to be looked at. Above it copies are lost, and the tap says so.
 const TAPPED_MAX: usize = 16 << 10;
 
 /// A message on its way from the server, whether or not a fault keeps it from arriving.
 #[derive(Debug, Clone)]
-pub struct Tapped {
+pub(crate) struct Tapped {
     /// Its subject.
-    pub subject: Bytes,
+    pub(crate) subject: Bytes,
     /// Its reply subject, in which JetStream says where the message stands in its stream.
-    pub reply: Option<Bytes>,
+    pub(crate) reply: Option<Bytes>,
     /// Its payload, without headers.
-    pub payload: Bytes,
+    pub(crate) payload: Bytes,
 }
 
 /// Where the copies go. Clones share one queue, so that several proxies can have the same.
 #[derive(Debug, Clone)]
-pub struct Tap {
+pub(crate) struct Tap {
     sender: mpsc::Sender<Tapped>,
     overflowed: Arc<AtomicBool>,
-    /// Never taken back: the connection may live for many rounds.
+    /// Never reset: the connection may live for many rounds.
     unreadable: Arc<AtomicBool>,
 }
 
 impl Tap {
-    /// A tap, and the other end of its queue.
-    pub fn new() -> (Self, mpsc::Receiver<Tapped>) {
+    /// A tap, and the receiver of its queue.
+    pub(crate) fn new() -> (Self, mpsc::Receiver<Tapped>) {
         let (sender, receiver) = mpsc::channel(TAPPED_MAX);
         (Self { sender, overflowed: Arc::default(), unreadable: Arc::default() }, receiver)
     }
 
     /// Whether anything may have been missed, because the queue was full or the framing was lost.
-    pub fn is_lossy(&self) -> bool {
+    pub(crate) fn is_lossy(&self) -> bool {
         self.overflowed.load(Ordering::Relaxed) || self.unreadable.load(Ordering::Relaxed)
     }
 
-    /// Forgets that the queue was full: what was missed then matters no more.
-    pub fn forgive_overflow(&self) {
+    /// Forgets that the queue was full: what was missed then no longer matters.
+    pub(crate) fn reset_overflow(&self) {
         self.overflowed.store(false, Ordering::Relaxed);
     }
 
@@ -70,7 +70,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_full_queue_is_forgiven_and_a_stream_that_cannot_be_read_is_not() {
+    fn a_full_queue_can_be_reset_and_a_stream_that_cannot_be_read_cannot() {
         let (tap, mut tapped) = Tap::new();
         let (subject, payload) = (Bytes::from_static(b"claims.0"), Bytes::new());
         let kind = Kind::Message { subject, subscription: None, reply: None, payload, headers: 0 };
@@ -82,13 +82,13 @@ mod tests {
         tap.take(&frame);
         assert!(tap.is_lossy());
 
-        tap.forgive_overflow();
+        tap.reset_overflow();
         tapped.try_recv().unwrap();
         tap.take(&frame);
         assert!(!tap.is_lossy());
 
         tap.miss();
-        tap.forgive_overflow();
+        tap.reset_overflow();
         assert!(tap.is_lossy());
     }
 }

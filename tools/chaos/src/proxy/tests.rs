@@ -1,168 +1,19 @@
-//! The framing, and every rule, against plain sockets.
+//! Every rule, against plain sockets.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use super::frame::{Framer, Kind, Piece};
-use super::{Matcher, OnHeal, Protocol, Proxy, Rule, Tap, Way};
+use super::{Direction, Matcher, OnHeal, Protocol, Proxy, Rule, Tap};
 
 /// Far longer than anything here takes; only a bug waits for it.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Long enough that something that is held would have arrived.
 const A_WHILE: Duration = Duration::from_millis(100);
-
-fn pieces(protocol: Protocol, way: Way, chunks: &[&[u8]]) -> (Vec<Piece>, Vec<u8>, bool) {
-    let mut framer = Framer::new(protocol, way, Arc::new(AtomicU32::new(0)));
-    let mut pieces = Vec::new();
-    for chunk in chunks {
-        framer.push(chunk);
-        while let Some(piece) = framer.next() {
-            pieces.push(piece);
-        }
-    }
-    let mut all = Vec::new();
-    for piece in &pieces {
-        match piece {
-            Piece::Frame(frame) => all.extend_from_slice(&frame.bytes),
-            Piece::Opaque(bytes) => all.extend_from_slice(bytes),
-        }
-    }
-    let follows = framer.follows();
-    all.extend_from_slice(&framer.rest().unwrap_or_default());
-    (pieces, all, follows)
-}
-
-fn subjects(pieces: &[Piece]) -> Vec<String> {
-    pieces
-        .iter()
-        .filter_map(|piece| match piece {
-            Piece::Frame(frame) => match &frame.kind {
-                Kind::Message { subject, .. } => Some(String::from_utf8_lossy(subject).into_owned()),
-                _ => None,
-            },
-            Piece::Opaque(_) => None,
-        })
-        .collect()
-}
-
-fn postgres_frame(tag: u8, body: &[u8]) -> Vec<u8> {
-    let mut frame = vec![tag];
-    frame.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
-    frame.extend_from_slice(body);
-    frame
-}
-
-fn startup(code: u32, body: &[u8]) -> Vec<u8> {
-    let mut frame = (body.len() as u32 + 8).to_be_bytes().to_vec();
-    frame.extend_from_slice(&code.to_be_bytes());
-    frame.extend_from_slice(body);
-    frame
-}
-
-const CONVERSATION: &[u8] = b"INFO {\"x\":1}\r\nMSG claims.1 7 $JS.ACK.1 5\r\nhel\r\n\r\n+OK\r\nPING\r\n\
-    HMSG _INBOX.a.ack 9 12 16\r\nNATS/1.0\r\n\r\nseq1\r\n-ERR 'x'\r\nMSG last 1 0\r\n\r\n";
-
-#[test]
-fn nats_messages_are_found_with_their_subjects_and_payloads() {
-    let (pieces, all, follows) = pieces(Protocol::Nats, Way::ToClient, &[CONVERSATION]);
-    assert!(follows);
-    assert_eq!(all, CONVERSATION);
-    assert_eq!(pieces.len(), 7);
-    assert_eq!(subjects(&pieces), ["claims.1", "_INBOX.a.ack", "last"]);
-    let Piece::Frame(frame) = &pieces[4] else { panic!("framing lost") };
-    let matcher = |subject: &str, payload: &str| Matcher {
-        subject: Some(subject.to_owned()),
-        payload: Some(payload.to_owned()),
-    };
-    assert!(frame.matches(&matcher("_INBOX", "seq")));
-    assert!(!frame.matches(&matcher("_INBOX", "no such text")));
-    assert!(!frame.matches(&matcher("claims", "seq")));
-    assert!(frame.matches(&Matcher::default()));
-}
-
-#[test]
-fn writes_are_found_after_a_refused_request_for_encryption() {
-    let mut up = startup(80_877_103, b"");
-    up.extend(startup(196_608, b"user\0me\0\0"));
-    up.extend(postgres_frame(b'P', b"s1\0SELECT claims\0\0\0"));
-    up.extend(postgres_frame(b'P', b"s2\0WITH a AS (INSERT INTO claims VALUES (1)) SELECT\0\0\0"));
-    up.extend(postgres_frame(b'P', b"s3\0INSERT INTO coupons VALUES (1)\0\0\0"));
-    up.extend(postgres_frame(b'B', b"\0s1\0\0\0"));
-    up.extend(postgres_frame(b'B', b"\0s2\0\0\0"));
-    up.extend(postgres_frame(b'B', b"\0s3\0\0\0"));
-    up.extend(postgres_frame(b'Q', b"INSERT INTO claims\0"));
-    let (pieces, all, follows) = pieces(Protocol::Postgres, Way::ToServer, &[&up]);
-    let kinds: Vec<_> = pieces
-        .iter()
-        .map(|piece| match piece {
-            Piece::Frame(frame) => frame.kind.clone(),
-            Piece::Opaque(_) => panic!("framing lost"),
-        })
-        .collect();
-    let mut expected = vec![Kind::Encryption];
-    // The start, three statements, and the first of them with its parameters.
-    expected.extend(vec![Kind::Other; 5]);
-    expected.extend([Kind::Commit, Kind::Commit, Kind::Other]);
-    assert_eq!(kinds, expected);
-    assert!(follows);
-    assert_eq!(all, up);
-}
-
-#[test]
-fn the_single_byte_that_refuses_encryption_is_a_frame_of_its_own() {
-    let owed = Arc::new(AtomicU32::new(1));
-    let mut framer = Framer::new(Protocol::Postgres, Way::ToClient, owed);
-    framer.push(b"N");
-    assert!(matches!(framer.next(), Some(Piece::Frame(frame)) if &frame.bytes[..] == b"N"));
-    framer.push(&postgres_frame(b'Z', b"I"));
-    assert!(matches!(framer.next(), Some(Piece::Frame(frame)) if frame.kind == Kind::Completed));
-}
-
-#[test]
-fn what_cannot_be_framed_is_passed_on_unchanged() {
-    for (protocol, way) in [(Protocol::Nats, Way::ToServer), (Protocol::Postgres, Way::ToServer)] {
-        let text = b"\x16\x03\x01\x02\x00 not the protocol at all \r\n more";
-        let (_, all, follows) = pieces(protocol, way, &[&text[..9], &text[9..]]);
-        assert!(!follows);
-        assert_eq!(all, text);
-    }
-    let wrong_end: &[u8] = b"MSG a 1 2\r\nabcdMSG";
-    let (_, all, follows) = pieces(Protocol::Nats, Way::ToClient, &[wrong_end]);
-    assert!(!follows);
-    assert_eq!(all, wrong_end);
-}
-
-proptest! {
-    #[test]
-    fn framing_does_not_depend_on_how_the_bytes_arrive(cuts in prop::collection::vec(0..CONVERSATION.len(), 0..20)) {
-        let mut cuts = cuts;
-        cuts.push(CONVERSATION.len());
-        cuts.sort_unstable();
-        let mut from = 0;
-        let chunks: Vec<&[u8]> = cuts.iter().map(|to| { let chunk = &CONVERSATION[from..*to]; from = *to; chunk }).collect();
-        let whole = pieces(Protocol::Nats, Way::ToClient, &[CONVERSATION]);
-        prop_assert_eq!(pieces(Protocol::Nats, Way::ToClient, &chunks), whole);
-    }
-
-    #[test]
-    fn no_bytes_are_ever_lost(bytes in prop::collection::vec(any::<u8>(), 0..400), at in 0usize..400) {
-        let at = at.min(bytes.len());
-        for protocol in [Protocol::Nats, Protocol::Postgres] {
-            for way in [Way::ToServer, Way::ToClient] {
-                let (_, all, _) = pieces(protocol, way, &[&bytes[..at], &bytes[at..]]);
-                prop_assert_eq!(&all, &bytes);
-            }
-        }
-    }
-}
 
 /// A proxy with a connection through it, and both ends of that.
 struct Link {
@@ -208,40 +59,44 @@ async fn without_rules_bytes_and_ends_pass_both_ways() {
     link.server.write_all(b"+OK\r\n").await.unwrap();
     drop(link.server);
     assert_eq!(receive_all(&mut link.client).await, b"+OK\r\n");
-    assert_eq!(link.proxy.stats().framing_lost, 1);
-    timeout(PATIENCE, link.proxy.stop()).await.unwrap();
+    assert_eq!(link.proxy.stats().framing_lost.get(), 1);
+    let connections = link.proxy.connections.clone();
+    connections.close();
+    drop(link.proxy);
+    timeout(PATIENCE, connections.wait()).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_hole_holds_one_direction_and_delivers_when_it_ends() {
     let mut link = link(Protocol::Nats).await;
-    let hole = link.proxy.impose(Rule::Hole { way: Way::ToServer, on_heal: OnHeal::Deliver });
+    let hole =
+        link.proxy.add_rule(Rule::BlackHole { direction: Direction::ToServer, on_heal: OnHeal::Deliver });
     link.client.write_all(b"PING\r\n").await.unwrap();
     link.server.write_all(b"PONG\r\n").await.unwrap();
     assert_eq!(receive(&mut link.client, 6).await, b"PONG\r\n");
     stays_silent(&mut link.server).await;
     assert_eq!(hole.hits(), 1);
-    link.proxy.lift(&hole);
+    link.proxy.remove_rule(&hole);
     assert_eq!(receive(&mut link.server, 6).await, b"PING\r\n");
-    assert_eq!(link.proxy.stats().bytes_held, 6);
+    assert_eq!(link.proxy.stats().bytes_held.get(), 6);
 }
 
 #[tokio::test]
 async fn a_hole_can_cut_what_it_held() {
     let mut link = link(Protocol::Nats).await;
-    let hole = link.proxy.impose(Rule::Hole { way: Way::ToClient, on_heal: OnHeal::Cut });
+    let hole = link.proxy.add_rule(Rule::BlackHole { direction: Direction::ToClient, on_heal: OnHeal::Cut });
     link.server.write_all(b"PING\r\n").await.unwrap();
     stays_silent(&mut link.client).await;
-    link.proxy.lift(&hole);
+    link.proxy.remove_rule(&hole);
     assert_eq!(receive_all(&mut link.client).await, b"");
-    assert_eq!(link.proxy.stats().cut, 1);
+    assert_eq!(link.proxy.stats().cut.get(), 1);
 }
 
 #[tokio::test]
 async fn delays_keep_the_order() {
     let mut link = link(Protocol::Nats).await;
     let delay = Duration::from_millis(60);
-    let rule = link.proxy.impose(Rule::Delay { min: delay, max: delay * 2 });
+    let rule = link.proxy.add_rule(Rule::Delay { min: delay, max: delay * 2 });
     let start = Instant::now();
     let text: Vec<u8> = (0..50).flat_map(|n| format!("SUB s {n}\r\n").into_bytes()).collect();
     for chunk in text.chunks(7) {
@@ -256,22 +111,22 @@ async fn delays_keep_the_order() {
 #[tokio::test]
 async fn slices_arrive_whole() {
     let mut link = link(Protocol::Nats).await;
-    link.proxy.impose(Rule::Slice);
+    link.proxy.add_rule(Rule::Slice);
     let text = [b"PUB s 5000\r\n".as_slice(), &[b'x'; 5000], b"\r\n"].concat();
     link.client.write_all(&text).await.unwrap();
     assert_eq!(receive(&mut link.server, text.len()).await, text);
-    assert!(link.proxy.stats().bytes_sliced > 0);
+    assert!(link.proxy.stats().bytes_sliced.get() > 0);
 }
 
 #[tokio::test]
 async fn a_connection_is_cut_at_the_given_byte_and_only_once() {
     let mut link = link(Protocol::Nats).await;
-    let rule = link.proxy.impose(Rule::CutAfter { way: Way::ToServer, bytes: 9, reset: false });
+    let rule = link.proxy.add_rule(Rule::CutAfter { direction: Direction::ToServer, bytes: 9, reset: false });
     link.client.write_all(b"PING\r\n").await.unwrap();
     assert_eq!(receive(&mut link.server, 6).await, b"PING\r\n");
     link.client.write_all(b"PING\r\n").await.unwrap();
     assert_eq!(receive_all(&mut link.server).await, b"PIN");
-    assert_eq!((rule.hits(), link.proxy.stats().cut), (1, 1));
+    assert_eq!((rule.hits(), link.proxy.stats().cut.get()), (1, 1));
 
     let mut again = TcpStream::connect(link.proxy.addr()).await.unwrap();
     let (mut server, _) = timeout(PATIENCE, link.listener.accept()).await.unwrap().unwrap();
@@ -282,15 +137,29 @@ async fn a_connection_is_cut_at_the_given_byte_and_only_once() {
 #[tokio::test]
 async fn new_connections_are_refused_and_open_ones_cut_on_demand() {
     let mut link = link(Protocol::Nats).await;
-    link.proxy.impose(Rule::Refuse);
+    link.proxy.add_rule(Rule::Refuse);
     // The reset may come as early as during the connect.
     if let Ok(mut refused) = TcpStream::connect(link.proxy.addr()).await {
         assert_eq!(receive_all(&mut refused).await, b"");
     }
-    assert_eq!(link.proxy.stats().refused, 1);
+    assert_eq!(link.proxy.stats().refused.get(), 1);
     assert_eq!(link.proxy.cut_all(), 1);
     assert_eq!(receive_all(&mut link.client).await, b"");
     assert_eq!(receive_all(&mut link.server).await, b"");
+}
+
+fn postgres_frame(tag: u8, body: &[u8]) -> Vec<u8> {
+    let mut frame = vec![tag];
+    frame.extend_from_slice(&(body.len() as u32 + 4).to_be_bytes());
+    frame.extend_from_slice(body);
+    frame
+}
+
+fn startup(code: u32, body: &[u8]) -> Vec<u8> {
+    let mut frame = (body.len() as u32 + 8).to_be_bytes().to_vec();
+    frame.extend_from_slice(&code.to_be_bytes());
+    frame.extend_from_slice(body);
+    frame
 }
 
 /// A link with a prepared statement that commits claims, and the frame that executes it.
@@ -302,7 +171,8 @@ async fn link_with_a_write() -> (Link, Vec<u8>) {
     let prepare = postgres_frame(b'P', b"s1\0INSERT INTO claims\0\0\0");
     link.client.write_all(&prepare).await.unwrap();
     receive(&mut link.server, prepare.len()).await;
-    let prepared = [postgres_frame(b'1', b""), postgres_frame(b'Z', b"I")].concat();
+    let prepared =
+        [postgres_frame(b'R', b"\0\0\0\0"), postgres_frame(b'1', b""), postgres_frame(b'Z', b"I")].concat();
     link.server.write_all(&prepared).await.unwrap();
     assert_eq!(receive(&mut link.client, prepared.len()).await, prepared);
     (link, postgres_frame(b'B', b"\0s1\0\0\0"))
@@ -311,7 +181,7 @@ async fn link_with_a_write() -> (Link, Vec<u8>) {
 #[tokio::test]
 async fn a_commit_reaches_the_server_and_its_answer_is_lost() {
     let (mut link, bind) = link_with_a_write().await;
-    let rule = link.proxy.impose(Rule::CommitAnswerLost { times: 1 });
+    let rule = link.proxy.add_rule(Rule::CommitAnswerLost { times: 1 });
     link.client.write_all(&bind).await.unwrap();
     assert_eq!(receive(&mut link.server, bind.len()).await, bind);
     let answer = [postgres_frame(b'2', b""), postgres_frame(b'C', b"INSERT 0 1\0")].concat();
@@ -319,39 +189,39 @@ async fn a_commit_reaches_the_server_and_its_answer_is_lost() {
     stays_silent(&mut link.client).await;
     link.server.write_all(&postgres_frame(b'Z', b"I")).await.unwrap();
     assert_eq!(receive_all(&mut link.client).await, b"");
-    assert_eq!((rule.hits(), link.proxy.stats().commit_answers_lost), (1, 1));
+    assert_eq!((rule.hits(), link.proxy.stats().commit_answers_lost.get()), (1, 1));
 }
 
 #[tokio::test]
 async fn a_statement_that_failed_is_no_commit_whose_answer_could_be_lost() {
     let (mut link, bind) = link_with_a_write().await;
-    let rule = link.proxy.impose(Rule::CommitAnswerLost { times: 1 });
+    let rule = link.proxy.add_rule(Rule::CommitAnswerLost { times: 1 });
     link.client.write_all(&bind).await.unwrap();
     receive(&mut link.server, bind.len()).await;
     let failed = [postgres_frame(b'E', b"SERROR\0\0"), postgres_frame(b'Z', b"I")].concat();
     link.server.write_all(&failed).await.unwrap();
     assert_eq!(receive(&mut link.client, failed.len()).await, failed);
-    assert_eq!((rule.hits(), link.proxy.stats().commit_answers_lost), (0, 0));
+    assert_eq!((rule.hits(), link.proxy.stats().commit_answers_lost.get()), (0, 0));
 
-    // The rule still strikes the next.
+    // The rule still applies to the next.
     link.client.write_all(&bind).await.unwrap();
     receive(&mut link.server, bind.len()).await;
     link.server.write_all(&postgres_frame(b'Z', b"I")).await.unwrap();
     assert_eq!(receive_all(&mut link.client).await, b"");
-    assert_eq!((rule.hits(), link.proxy.stats().commit_answers_lost), (1, 1));
+    assert_eq!((rule.hits(), link.proxy.stats().commit_answers_lost.get()), (1, 1));
 }
 
 #[tokio::test]
 async fn chosen_frames_are_lost_and_no_others() {
     let mut link = link(Protocol::Nats).await;
     let matcher = Matcher { subject: Some("_INBOX".into()), payload: Some("\"seq\"".into()) };
-    let rule = link.proxy.impose(Rule::FramesLost { way: Way::ToClient, matcher, times: 1 });
+    let rule = link.proxy.add_rule(Rule::FramesLost { direction: Direction::ToClient, matcher, times: 1 });
     let ack = b"MSG _INBOX.1 1 9\r\n{\"seq\":1}\r\n";
     let reply = b"MSG _INBOX.1 1 5\r\nreply\r\n";
     link.server.write_all(&[ack.as_slice(), reply, ack].concat()).await.unwrap();
     let rest = [reply.as_slice(), ack].concat();
     assert_eq!(receive(&mut link.client, rest.len()).await, rest);
-    assert_eq!((rule.hits(), link.proxy.stats().frames_lost), (1, 1));
+    assert_eq!((rule.hits(), link.proxy.stats().frames_lost.get()), (1, 1));
 }
 
 #[tokio::test]
@@ -362,7 +232,11 @@ async fn a_tap_gets_copies_even_of_what_is_lost() {
         Proxy::start(Protocol::Nats, listener.local_addr().unwrap(), Some(tap.clone())).await.unwrap();
     let _client = TcpStream::connect(proxy.addr()).await.unwrap();
     let (mut server, _) = timeout(PATIENCE, listener.accept()).await.unwrap().unwrap();
-    proxy.impose(Rule::FramesLost { way: Way::ToClient, matcher: Matcher::default(), times: 9 });
+    proxy.add_rule(Rule::FramesLost {
+        direction: Direction::ToClient,
+        matcher: Matcher::default(),
+        times: 9,
+    });
     server
         .write_all(
             b"MSG claims.1 1 $JS.ACK.x 3\r\none\r\nHMSG claims.2 2 $JS.y 12 15\r\nNATS/1.0\r\n\r\ntwo\r\n",
@@ -382,15 +256,15 @@ async fn held_frames_are_overtaken_by_other_subscriptions_only() {
     let mut link = link(Protocol::Nats).await;
     let matcher = Matcher { subject: Some("claims".into()), payload: Some("one".into()) };
     let hold = Duration::from_secs(60);
-    let rule = link.proxy.impose(Rule::FramesHeld { way: Way::ToClient, matcher, hold });
+    let rule = link.proxy.add_rule(Rule::FramesHeld { direction: Direction::ToClient, matcher, hold });
     let one = b"MSG claims.1 1 3\r\none\r\n".as_slice();
     let two = b"MSG claims.1 1 3\r\ntwo\r\n".as_slice();
     let other = b"MSG else 2 3\r\nxxx\r\n".as_slice();
     link.server.write_all(&[one, two, other].concat()).await.unwrap();
     assert_eq!(receive(&mut link.client, other.len()).await, other);
     stays_silent(&mut link.client).await;
-    link.proxy.lift(&rule);
+    link.proxy.remove_rule(&rule);
     let late = [one, two].concat();
     assert_eq!(receive(&mut link.client, late.len()).await, late);
-    assert_eq!((rule.hits(), link.proxy.stats().frames_held), (1, 2));
+    assert_eq!((rule.hits(), link.proxy.stats().frames_held.get()), (1, 2));
 }

@@ -2,9 +2,9 @@
 
 use chaos::checker::{Check, Violation, check};
 use chaos::history::{
-    Answer, Claim, CouponView, Endpoint, Event, Failure, Happening, Op, OpId, Response, Round,
+    Answer, Claim, ClaimRow, CouponRow, CouponView, Endpoint, Event, EventKind, Failure, FinalState, Journal,
+    Message, Op, OpId, PartitionEnd, Response, Round,
 };
-use chaos::state::{ClaimRow, CouponRow, FinalState, Journal, Message, PartitionEnd};
 
 pub(crate) const HEALED_US: u64 = 1_000;
 
@@ -89,8 +89,8 @@ pub(crate) fn message(generation: u64, sequence: u64, coupon: &str, claims: &[(&
     }
 }
 
-pub(crate) fn at(at_us: u64, happening: Happening) -> Event {
-    Event { at_us, happening }
+pub(crate) fn at(at_us: u64, kind: EventKind) -> Event {
+    Event { at_us, kind }
 }
 
 /// Coupon "hot" has stock for two and goes to ann and ben; "cold" goes to ann and stays with two left.
@@ -163,9 +163,9 @@ pub(crate) fn valid() -> Round {
         seed: 42,
         ops,
         events: vec![
-            at(0, Happening::RoundBegin { round: 1, seed: 42 }),
-            at(HEALED_US, Happening::RoundHealed { round: 1 }),
-            at(HEALED_US + 1, Happening::RoundEnd { round: 1 }),
+            at(0, EventKind::RoundBegin { round: 1, seed: 42 }),
+            at(HEALED_US, EventKind::RoundHealed { round: 1 }),
+            at(HEALED_US + 1, EventKind::RoundEnd { round: 1 }),
         ],
         state: FinalState {
             coupons: vec![coupon("hot", 2, 0, 0), coupon("cold", 3, 2, 1)],

@@ -1,8 +1,7 @@
 //! Ways to falsify a valid round. Each is a real violation whatever else the round holds, or does not apply.
 
 use chaos::checker::{Check, SETTLE_US};
-use chaos::history::{Answer, Endpoint, Op, Response, Round, Verdict};
-use chaos::state::Session;
+use chaos::history::{Answer, Endpoint, Op, Response, Round, Session, Verdict};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedMutRandom, IndexedRandom};

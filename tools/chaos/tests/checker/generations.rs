@@ -1,8 +1,7 @@
 //! Order when the queue lost its tail, and when the journal has gaps.
 
 use chaos::checker::{Check, check};
-use chaos::history::{Happening, Round};
-use chaos::state::{ClaimRow, CouponRow, FinalState, Journal, Message, PartitionEnd};
+use chaos::history::{ClaimRow, CouponRow, EventKind, FinalState, Journal, Message, PartitionEnd, Round};
 
 use crate::example::{assert_only, at, claim, message, row, status, timed_out, with};
 
@@ -21,7 +20,7 @@ fn round(amount: i64, messages: Vec<Message>, winners: &[(&str, &str)]) -> Round
         number: 1,
         seed: 1,
         ops,
-        events: vec![at(0, Happening::RoundBegin { round: 1, seed: 1 })],
+        events: vec![at(0, EventKind::RoundBegin { round: 1, seed: 1 })],
         state: FinalState {
             coupons: vec![coupon],
             claims: rows,

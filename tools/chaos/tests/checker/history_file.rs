@@ -1,7 +1,7 @@
 //! A history that was written is read back as it was, and gives the same result.
 
 use chaos::checker::check;
-use chaos::history::{Entry, Event, Happening, Reader, Writer};
+use chaos::history::{Entry, Event, EventKind, Reader, Writer};
 
 use crate::example::valid;
 
@@ -11,25 +11,22 @@ fn a_history_survives_its_file_even_if_the_end_is_missing() {
     std::fs::create_dir_all(&dir).unwrap();
     let path = dir.join("history.jsonl");
     let round = valid();
-    let writer = Writer::create(&path).unwrap();
-    let recorder = writer.recorder();
+    let mut writer = Writer::create(&path).unwrap();
     for _ in 0..2 {
         for event in &round.events {
-            recorder.record(Entry::Event(event.clone())).unwrap();
+            writer.write(&Entry::Event(event.clone())).unwrap();
         }
         for op in &round.ops {
-            recorder.record(Entry::Op(Box::new(op.clone()))).unwrap();
+            writer.write(&Entry::Op(Box::new(op.clone()))).unwrap();
         }
-        recorder.record(Entry::State(Box::new(round.state.clone()))).unwrap();
+        writer.write(&Entry::State(Box::new(round.state.clone()))).unwrap();
     }
     for number in [3, 4] {
-        let begin = Happening::RoundBegin { round: number, seed: 42 };
-        recorder.record(Entry::Event(Event { at_us: 0, happening: begin })).unwrap();
-        recorder.record(Entry::Op(Box::new(round.ops[0].clone()))).unwrap();
+        let begin = EventKind::RoundBegin { round: number, seed: 42 };
+        writer.write(&Entry::Event(Event { at_us: 0, kind: begin })).unwrap();
+        writer.write(&Entry::Op(Box::new(round.ops[0].clone()))).unwrap();
     }
-    recorder.flush().unwrap();
-    drop(recorder);
-    writer.close().unwrap();
+    writer.flush().unwrap();
 
     let text = std::fs::read(&path).unwrap();
     std::fs::write(&path, &text[..text.len() - 5]).unwrap();

@@ -1,8 +1,7 @@
 //! Each promise broken once, in an otherwise valid history.
 
 use chaos::checker::{Check, SETTLE_US, check};
-use chaos::history::{Answer, Endpoint, Failure, Happening, OpId, Round};
-use chaos::state::{Gauge, Message, Session};
+use chaos::history::{Answer, Endpoint, EventKind, Failure, Gauge, Message, OpId, Round, Session};
 
 use crate::example::{
     HEALED_US, assert_found, assert_only, at, broken, claim, message, op, op_mut, row, shown, status,
@@ -136,7 +135,7 @@ fn the_copy_of_a_claim_may_find_the_coupon_that_was_not_there() {
         round.state.partitions[1].cursor = 3;
         round.state.partitions[1].stream_last = Some(3);
         let claims = vec![claim_of("cid", "c2")];
-        round.events.push(at(85, Happening::Injected { claims, copies: true }));
+        round.events.push(at(85, EventKind::Injected { claims, copies: true }));
     });
     assert_eq!(copied, []);
 }
@@ -166,8 +165,8 @@ fn claims_past_the_api_and_by_hand_are_no_violations() {
         round.state.claims.push(row("cold", "fay", "f1", 3));
         round.state.coupons[1].remaining -= 2;
         round.state.journals[1].messages[1].claims.push(claim_of("eve", "e1"));
-        round.events.push(at(85, Happening::Injected { claims: vec![claim_of("eve", "e1")], copies: false }));
-        round.events.push(at(86, Happening::ByHand { coupon: "cold".to_owned(), user: "fay".to_owned() }));
+        round.events.push(at(85, EventKind::Injected { claims: vec![claim_of("eve", "e1")], copies: false }));
+        round.events.push(at(86, EventKind::ByHand { coupon: "cold".to_owned(), user: "fay".to_owned() }));
     });
     assert_eq!(valid, []);
 }

@@ -4,9 +4,9 @@
 use std::collections::BTreeMap;
 
 use chaos::history::{
-    Answer, Claim, CouponView, Endpoint, Event, Failure, Happening, Op, OpId, Response, Round,
+    Answer, Claim, ClaimRow, CouponRow, CouponView, Endpoint, Event, EventKind, Failure, FinalState, Journal,
+    Message, Op, OpId, PartitionEnd, Response, Round,
 };
-use chaos::state::{ClaimRow, CouponRow, FinalState, Journal, Message, PartitionEnd};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -79,7 +79,7 @@ pub(crate) fn run(seed: u64, shape: Shape) -> Round {
         flights: Vec::new(),
         open: Vec::new(),
         ops: Vec::new(),
-        events: vec![at(0, Happening::RoundBegin { round: 1, seed: 0 })],
+        events: vec![at(0, EventKind::RoundBegin { round: 1, seed: 0 })],
     };
     for _ in 0..shape.steps {
         model.step();
@@ -188,7 +188,7 @@ impl Model {
         let copies = if self.chance(10) && all_there { 2 } else { 1 };
         if copies > 1 {
             let at_us = self.now();
-            self.events.push(at(at_us, Happening::Injected { claims: claims.clone(), copies: true }));
+            self.events.push(at(at_us, EventKind::Injected { claims: claims.clone(), copies: true }));
         }
         let at = &mut self.partitions[partition];
         for _ in 0..copies {
@@ -352,8 +352,8 @@ impl Model {
             cursor: at.applied as u64,
             stream_last: Some(at.stream.len() as u64),
         };
-        self.events.push(at(healed_us, Happening::RoundHealed { round: 1 }));
-        self.events.push(at(ended_us, Happening::RoundEnd { round: 1 }));
+        self.events.push(at(healed_us, EventKind::RoundHealed { round: 1 }));
+        self.events.push(at(ended_us, EventKind::RoundEnd { round: 1 }));
         let state = FinalState {
             coupons: coupons.collect(),
             partitions: (0..).zip(&self.partitions).map(end).collect(),

@@ -1,10 +1,8 @@
-//! What a round left behind: the database's rows, the queue's messages, and what must be back to normal.
+//! The state at the end of a round: database rows, queue messages, and what must be back to normal.
 
 use serde::{Deserialize, Serialize};
 
-use crate::history::Claim;
-
-/// The state after a round, when all was healed and every client had its outcome.
+/// The state after a round, when all faults are healed and every client has its outcome.
 ///
 /// It holds only the coupons of the round; every round makes its own.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -13,13 +11,13 @@ pub struct FinalState {
     pub coupons: Vec<CouponRow>,
     /// The claims' rows, in any order.
     pub claims: Vec<ClaimRow>,
-    /// What the queue held, one journal a partition.
+    /// What the queue held, one journal per partition.
     pub journals: Vec<Journal>,
     /// How far each partition was read, and how far it goes.
     pub partitions: Vec<PartitionEnd>,
-    /// Database sessions that sit in an open transaction.
+    /// Database sessions in an open transaction.
     pub idle_in_transaction: Vec<Session>,
-    /// Figures that must be within their limits again: memory, connections, messages waiting.
+    /// Values that must be within their limits again: memory, connections.
     pub gauges: Vec<Gauge>,
 }
 
@@ -32,7 +30,7 @@ pub struct CouponRow {
     pub amount: i64,
     /// What is left of it.
     pub remaining: i64,
-    /// The partition its claims travel through.
+    /// The partition of its claims.
     pub partition: u32,
 }
 
@@ -57,11 +55,10 @@ pub struct ClaimRow {
 pub struct Journal {
     /// The partition.
     pub partition: u32,
-    /// Whether nothing was missed. A stream can lose messages before anyone reads them a second time; an
-    /// incomplete journal is only used for what it proves.
+    /// Whether no message was missed. An incomplete journal is only used for what it proves.
     pub complete: bool,
-    /// Whether the stream may have lost messages that workers had been sent and had not applied, at a moment
-    /// that is not known: a purge without an answer. Such a journal is not complete.
+    /// Whether the stream may have lost messages that workers had received and not applied, at an unknown
+    /// moment: a purge without an answer. Such a journal is not complete.
     #[serde(default)]
     pub doubtful: bool,
     /// The messages, by (generation, sequence).
@@ -71,18 +68,29 @@ pub struct Journal {
 /// One message of a stream: a batch of claims.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Message {
-    /// Counts the lives of the stream: a stream that was wiped, or set back to an older copy, numbers its
-    /// messages anew, and then this is one higher.
+    /// One higher each time the stream was wiped or set back to an older copy, since it then reuses sequence
+    /// numbers.
     pub generation: u64,
     /// The stream's sequence number.
     pub sequence: u64,
     /// The batch's id; empty for a message that could not be decoded.
     pub batch_id: String,
-    /// The claims in their places; none for a message that could not be decoded.
+    /// The claims in their order; none for a message that could not be decoded.
     pub claims: Vec<Claim>,
 }
 
-/// Where a partition stands.
+/// A claim in the queue.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Claim {
+    /// Its id.
+    pub claim_id: String,
+    /// The coupon.
+    pub coupon: String,
+    /// The user.
+    pub user: String,
+}
+
+/// How far a partition was applied, and how far its stream goes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionEnd {
     /// The partition.
@@ -100,7 +108,7 @@ pub struct PartitionEnd {
 pub struct Session {
     /// The server process behind it.
     pub pid: i32,
-    /// What it calls itself.
+    /// Its application name.
     pub application: String,
     /// Its last statement.
     pub query: String,
@@ -108,13 +116,13 @@ pub struct Session {
     pub idle_ms: u64,
 }
 
-/// A figure with a limit.
+/// A measured value with a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Gauge {
     /// What is measured, and of which process.
     pub name: String,
-    /// The figure.
+    /// The value.
     pub value: u64,
-    /// The highest that is normal.
+    /// The highest normal value.
     pub limit: u64,
 }

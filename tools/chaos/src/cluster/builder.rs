@@ -1,0 +1,79 @@
+//! Gives each process its binary, its links and its settings.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use servers::port;
+use servers::process::Program;
+use servers::stack::{NatsPasswords, NatsUser};
+
+use super::binaries::Binaries;
+use super::node::Node;
+use crate::proxy::{Protocol, Proxy, Tap};
+use crate::schedule::Shape;
+
+/// How long an API waits for an outcome before it answers 202. Shorter than the default, so that pauses of a
+/// second or two lead there.
+const CLAIM_TIMEOUT_MS: u64 = 1_500;
+
+/// What nodes are made from.
+pub(super) struct NodeBuilder<'a> {
+    pub(super) binaries: &'a Binaries,
+    pub(super) folder: &'a Path,
+    pub(super) passwords: &'a NatsPasswords,
+    pub(super) shape: Shape,
+    pub(super) tap: &'a Tap,
+    pub(super) nats: SocketAddr,
+    pub(super) postgres: SocketAddr,
+    pub(super) database_url: &'a str,
+}
+
+impl NodeBuilder<'_> {
+    pub(super) async fn api(&self, number: u32) -> anyhow::Result<Node> {
+        let port = port::free()?;
+        let settings = [
+            ("HOST", "127.0.0.1"),
+            ("PORT", &port.to_string()),
+            ("CLAIM_TIMEOUT_MS", &CLAIM_TIMEOUT_MS.to_string()),
+        ];
+        let name = format!("api-{number}");
+        self.node(name, &self.binaries.api, NatsUser::Api, &settings, Some(loopback(port))).await
+    }
+
+    pub(super) async fn worker(&self, number: u32) -> anyhow::Result<Node> {
+        let settings = [("LEASE_MS", &*self.shape.lease_ms.to_string())];
+        self.node(format!("worker-{number}"), &self.binaries.worker, NatsUser::Worker, &settings, None).await
+    }
+
+    async fn node(
+        &self,
+        name: String,
+        path: &Path,
+        user: NatsUser,
+        settings: &[(&str, &str)],
+        http: Option<SocketAddr>,
+    ) -> anyhow::Result<Node> {
+        // What workers receive is recorded.
+        let tap = (user == NatsUser::Worker).then(|| self.tap.clone());
+        let nats = Proxy::start(Protocol::Nats, self.nats, tap).await?;
+        let postgres = Proxy::start(Protocol::Postgres, self.postgres, None).await?;
+        let database_url = self
+            .database_url
+            .replace(&format!(":{}/", self.postgres.port()), &format!(":{}/", postgres.addr().port()));
+        let program = Program::new(path, self.folder.join(format!("{name}.log")))
+            .clean_env()
+            .folder(self.folder)
+            .env("DATABASE_URL", database_url)
+            .env("NATS_URL", format!("nats://{}", nats.addr()))
+            .env("NATS_USER", user.name())
+            .env("NATS_PASSWORD", self.passwords.of(user))
+            .env("PARTITIONS", self.shape.partitions.to_string())
+            .env("LOG_FORMAT", "json")
+            .envs(settings.iter().copied());
+        Ok(Node::new(name, program, nats, postgres, http))
+    }
+}
+
+pub(super) fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}

@@ -1,0 +1,68 @@
+//! What happens to the system during a round.
+
+use serde::{Deserialize, Serialize};
+
+use super::state::Claim;
+
+/// Something that happened to the system, with its time on the clock of the requests.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// When.
+    pub at_us: u64,
+    /// What.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// The kinds of events.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum EventKind {
+    /// A round starts.
+    RoundBegin {
+        /// Its number, from 1.
+        round: u32,
+        /// The seed of the whole run.
+        seed: u64,
+    },
+    /// All faults of the round are over and every process runs again.
+    RoundHealed {
+        /// Its number.
+        round: u32,
+    },
+    /// Every client has its outcome; the final state follows.
+    RoundEnd {
+        /// Its number.
+        round: u32,
+    },
+    /// A fault is injected.
+    FaultBegin {
+        /// Its name.
+        fault: String,
+        /// What it affects.
+        target: String,
+    },
+    /// A fault is over.
+    FaultEnd {
+        /// Its name.
+        fault: String,
+        /// What it affected.
+        target: String,
+        /// How often it affected something under way.
+        hits: u64,
+    },
+    /// Claims were published to the queue, bypassing the API.
+    Injected {
+        /// The claims, in their order.
+        claims: Vec<Claim>,
+        /// Whether they are copies of claims that clients had sent, and so ask for nothing new.
+        copies: bool,
+    },
+    /// A claim is about to be written into the database by hand.
+    ByHand {
+        /// The coupon.
+        coupon: String,
+        /// The user.
+        user: String,
+    },
+}
