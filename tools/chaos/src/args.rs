@@ -14,7 +14,7 @@ const ROUNDS_MAX: i64 = 1_000_000_000;
 
 /// Injects faults into a whole coupon system on this machine, and checks every answer.
 #[derive(Debug, Parser)]
-#[command(name = "chaos", args_conflicts_with_subcommands = true)]
+#[command(name = "chaos", version = common::version::VERSION, args_conflicts_with_subcommands = true)]
 pub struct Cli {
     /// What to do instead of a run.
     #[command(subcommand)]
