@@ -140,7 +140,7 @@ fn defaults_and_ranges() {
         let mut written = documented(page, "variable", Some(column));
         written.retain(|name, _| code.contains_key(name));
         for value in written.values_mut() {
-            *value = value.as_deref().and_then(value::number_or_range);
+            *value = value.as_deref().and_then(value::written);
         }
         assert_same(column, &written, &of(at));
     }

@@ -25,11 +25,6 @@ pub(super) fn written(cell: &str) -> Option<String> {
     }
 }
 
-/// The same for defaults and ranges of variables, of which only plain numbers are compared.
-pub(super) fn number_or_range(cell: &str) -> Option<String> {
-    written(cell)
-}
-
 fn time(millis: u64) -> String {
     if millis.is_multiple_of(1_000) { format!("{} s", millis / 1_000) } else { format!("{millis} ms") }
 }
