@@ -3,6 +3,8 @@
 
 mod code;
 mod examples;
+mod facts;
+mod files;
 mod page;
 mod programs;
 mod sql;
@@ -13,64 +15,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use code::Constant;
+use facts::{Facts, assert_same};
+use files::{pages, read, root};
 use page::Page;
-
-/// Names with their values. `None` where the value is not compared.
-type Facts = BTreeMap<String, Option<String>>;
 
 /// Most lines that a page may have.
 const LINES_MAX: [(&str, usize); 3] =
     [("README.md", 150), ("docs/architecture.md", 250), ("docs/performance.md", 200)];
-
-/// The folder of the whole project.
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
-
-fn read(path: &str) -> String {
-    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
-}
-
-/// All pages, the README first.
-fn pages() -> Vec<Page> {
-    let mut paths = vec!["README.md".to_owned(), "CHANGELOG.md".to_owned()];
-    for entry in fs::read_dir(root().join("docs")).unwrap() {
-        let name = entry.unwrap().file_name().into_string().unwrap();
-        if name.ends_with(".md") {
-            paths.push(format!("docs/{name}"));
-        }
-    }
-    paths.iter().map(|path| Page::new(path, read(path))).collect()
-}
-
-/// What stands in one of the two only, or differs.
-fn differences(documented: &Facts, actual: &Facts) -> Vec<String> {
-    let mut found = Vec::new();
-    for (name, value) in documented {
-        match actual.get(name) {
-            None => found.push(format!("{name}: documented, but not in the code")),
-            Some(actual) => {
-                if let (Some(value), Some(actual)) = (value, actual)
-                    && value != actual
-                {
-                    found.push(format!("{name}: documented as {value}, but is {actual}"));
-                }
-            }
-        }
-    }
-    let missing = actual.iter().filter(|(name, _)| !documented.contains_key(*name));
-    found.extend(missing.map(|(name, value)| match value {
-        Some(value) => format!("{name}: not documented; it is {value}"),
-        None => format!("{name}: not documented"),
-    }));
-    found
-}
-
-fn assert_same(what: &str, documented: &Facts, actual: &Facts) {
-    assert!(!documented.is_empty() && !actual.is_empty(), "{what}: nothing was found");
-    let found = differences(documented, actual);
-    assert!(found.is_empty(), "{what}:\n  {}", found.join("\n  "));
-}
 
 /// The rows of all tables of a page whose first column has this title: the names in it, and another column.
 fn documented(path: &str, first: &str, column: Option<&str>) -> Facts {
@@ -80,20 +31,6 @@ fn documented(path: &str, first: &str, column: Option<&str>) -> Facts {
         table.rows.into_iter().map(move |row| (page::name(&row[0]), place.map(|place| row[place].clone())))
     });
     rows.collect()
-}
-
-#[test]
-fn planted_differences_are_found() {
-    let facts = |pairs: &[(&str, Option<&str>)]| -> Facts {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned))).collect()
-    };
-    let code = facts(&[("A", Some("1")), ("B", Some("2")), ("C", None)]);
-    assert_eq!(differences(&code, &code), [""; 0]);
-    let page = facts(&[("A", Some("1")), ("B", Some("3")), ("D", None)]);
-    assert_eq!(
-        differences(&page, &code),
-        ["B: documented as 3, but is 2", "D: documented, but not in the code", "C: not documented"]
-    );
 }
 
 #[test]

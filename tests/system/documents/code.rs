@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use super::{Facts, read, root, value};
+use super::facts::Facts;
+use super::files::{read, root};
+use super::value;
 
 /// Where variables are read.
 const READERS: [&str; 5] = ["api", "worker", "common", "standalone", "tools/servers"];

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use tokio::process::Command;
 
-use super::root;
+use super::files::root;
 use crate::harness::{System, run};
 
 #[test]

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
+use super::facts::{Facts, assert_same};
+use super::files::{pages, read};
 use super::page::{self, Page};
-use super::{Facts, assert_same, pages, read};
 use crate::harness::program;
 
 /// Options that each program has, and no table lists.

@@ -4,7 +4,7 @@ use common::partition::PartitionId;
 use common::stream;
 use sqlx::{AssertSqlSafe, Row as _};
 
-use super::pages;
+use super::files::pages;
 use crate::harness::{PARTITIONS, System, eventually, jetstream, queued, run};
 
 /// The user whose data the documents erase.
