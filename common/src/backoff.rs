@@ -1,8 +1,8 @@
-//! Waiting longer after each failure, so that a server that comes back is not trampled.
+//! Waits longer after each failure, so that a server that returns is not flooded.
 
 use std::time::Duration;
 
-/// Doubling delays between a least and a most, with jitter.
+/// Delays that double from `least` to `most`, with jitter.
 #[derive(Debug, Clone)]
 pub struct Backoff {
     least: Duration,
@@ -16,20 +16,19 @@ impl Backoff {
         Self { least, most, next: least }
     }
 
-    /// For a server of ours that is away: 50 ms to half a second, so that it is found again soon
-    /// after its return.
+    /// For Postgres and NATS: 50 ms to half a second, so that a server is found soon after its return.
     pub fn for_server() -> Self {
         Self::new(Duration::from_millis(50), Duration::from_millis(500))
     }
 
-    /// The next delay: half of it fixed, half of it random, so that many processes spread out.
+    /// The next delay. Half of it is random, so that many processes do not return at once.
     pub fn delay(&mut self) -> Duration {
         let delay = self.next.mul_f64(0.5 + rand::random::<f64>() / 2.0);
         self.next = (self.next * 2).min(self.most);
         delay
     }
 
-    /// After a success: start from the least delay again.
+    /// After a success: starts from `least` again.
     pub fn reset(&mut self) {
         self.next = self.least;
     }

@@ -55,7 +55,7 @@ impl Env {
             }
             Err(error) => return Err(ConfigError::new(".env", error.to_string())),
         }
-        // A value that is no text is kept, so that whoever reads the variable refuses it.
+        // A value that is not UTF-8 is kept, so that the reader of the variable refuses it.
         let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
         Ok(std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect())
     }
@@ -167,7 +167,7 @@ fn parse_database_url(url: &str) -> Result<PgConnectOptions, String> {
     Ok(options)
 }
 
-/// Says which line of `.env` cannot be read, without a word of it.
+/// Says which line of `.env` cannot be read, without quoting it.
 fn unreadable(line: &str, at: usize) -> String {
     let text = std::fs::read_to_string(".env").unwrap_or_default();
     match text.lines().position(|other| other.trim() == line.trim()) {

@@ -19,14 +19,13 @@ pub const PARTITIONS_DEFAULT: u32 = 4;
 /// How long a connection from the pool is waited for.
 pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a statement may take, unless its connection says otherwise. Whoever asked has given up earlier;
-/// but a statement that waits for a lock does not notice, and would keep its place among the server's
-/// connections.
+/// How long a statement may take, unless its connection says otherwise. Its caller gives up earlier; but a statement
+/// that waits for a lock does not notice that, and would keep its connection.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
 static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 
-/// Why a process cannot use its database. Waiting does not mend any of these.
+/// Why a process cannot use its database. Waiting does not help.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The server answered, and refused: a wrong password, a missing database.
@@ -55,8 +54,8 @@ pub enum SetupError {
 /// may do so at once: the migrations take a lock.
 ///
 /// # Errors
-/// When the server refuses this user or database, or a migration fails. A server that is not there
-/// yet is waited for, for ever.
+/// When the server refuses this user or database, or a migration fails. Waits for a server that is not there,
+/// without a limit.
 pub async fn connect(
     options: PgConnectOptions,
     connections_max: u32,
@@ -85,8 +84,8 @@ pub async fn connect(
     }
 }
 
-/// What to wait for to end, when waiting mends that. A migration during which the server went away is one
-/// transaction, and begins afresh.
+/// The reason to wait for Postgres, if waiting helps. A migration that the server's end interrupted is one transaction
+/// and starts over.
 fn passing(error: SetupError) -> Result<sqlx::Error, SetupError> {
     match error {
         SetupError::Refused(error)
@@ -99,7 +98,7 @@ fn passing(error: SetupError) -> Result<sqlx::Error, SetupError> {
     }
 }
 
-/// Over a connection of its own, on which statements may take as long as they need.
+/// Brings the tables up to date, over a connection without a limit for statements.
 async fn migrate(options: &PgConnectOptions) -> Result<(), SetupError> {
     let one = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
     let pool = one.connect_with(options.clone()).await.map_err(SetupError::Refused)?;
@@ -132,8 +131,7 @@ pub fn index_probes_only(options: PgConnectOptions) -> PgConnectOptions {
     ])
 }
 
-/// Whether an error may go away by itself: the server is not there, starting or stopping, or has
-/// no connection to spare. Everything else it said on purpose.
+/// Whether an error may go away by itself: the server is not there, starts, stops, or has no free connection.
 pub fn is_passing(error: &sqlx::Error) -> bool {
     match error {
         // Class 08 connection, 53 resources, 57P operator intervention (starting up, shutting down).
@@ -153,7 +151,7 @@ pub fn is_passing(error: &sqlx::Error) -> bool {
 /// [`PARTITIONS_DEFAULT`].
 ///
 /// # Errors
-/// When `configured` differs from what is written. A server that has gone away again is waited for.
+/// When `configured` differs from what is written. Waits for a server that is not there.
 pub async fn partitions(pool: &PgPool, configured: Option<u32>) -> Result<u32, SetupError> {
     let mut backoff = Backoff::for_server();
     loop {
@@ -270,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waiting_does_not_mend_is_an_error() {
+    fn an_error_that_waiting_does_not_help_is_reported() {
         for error in [
             SetupError::Refused(answer("28P01")),
             MigrateError::Execute(answer("42501")).into(),

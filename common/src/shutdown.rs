@@ -1,4 +1,4 @@
-//! How a process is told to stop.
+//! Stopping a process by a signal.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;

@@ -13,7 +13,7 @@ use rand::distr::Alphanumeric;
 use crate::account::Account;
 use crate::error::{Error, io_error};
 use crate::folder::{self, Folder};
-use crate::locate::{PostgresBinaries, Search};
+use crate::locate::{Binary, Search};
 use crate::process::{Program, eventually};
 use crate::{install, tree};
 
@@ -33,7 +33,7 @@ const LEFTOVER_LIMIT: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 pub(super) struct Cluster {
     folder: Folder,
-    binaries: PostgresBinaries,
+    binary: Binary,
     account: Option<Account>,
     password: String,
 }
@@ -44,15 +44,15 @@ impl Cluster {
     pub(super) async fn open(search: &Search, wanted: &Path, sync: bool) -> Result<Self, Error> {
         let (folder, account) = open_folder(wanted).await?;
         let data = folder.path().join("data");
-        let binaries = search.postgres(major_of(&data)).await?;
-        let binaries = match &account {
-            Some(account) => install::reachable(binaries, account)?,
-            None => binaries,
+        let binary = search.postgres(major_of(&data)).await?;
+        let binary = match &account {
+            Some(account) => install::reachable(binary, account)?,
+            None => binary,
         };
         let password_file = folder.path().join("password");
         let password = password(&password_file, account.as_ref())
             .map_err(io_error(format!("keep a password in {}", password_file.display())))?;
-        let cluster = Self { folder, binaries, account, password };
+        let cluster = Self { folder, binary, account, password };
         if !data.exists() {
             cluster.init(&password_file, sync).await?;
         } else if let Some(account) = &cluster.account {
@@ -73,12 +73,12 @@ impl Cluster {
         &self.password
     }
 
-    pub(super) fn binaries(&self) -> &PostgresBinaries {
-        &self.binaries
+    pub(super) fn binary(&self) -> &Binary {
+        &self.binary
     }
 
     /// One of Postgres's programs, set up to run as the cluster's user.
-    pub(super) fn program(&self, path: PathBuf, log: &str) -> Program {
+    pub(super) fn program(&self, path: impl Into<PathBuf>, log: &str) -> Program {
         // The root folder, because ours may be closed to that user. Messages stay untranslated.
         let program = Program::new(path, self.folder.path().join(log)).clean_env().folder("/");
         program.env("LC_ALL", "C").account(self.account.as_ref())
@@ -97,7 +97,7 @@ impl Cluster {
         }
         tracing::info!(folder = %self.folder.path().display(), "creating a Postgres data folder");
         let initdb = self
-            .program(self.binaries.initdb(), "initdb.log")
+            .program(self.binary.path.with_file_name("initdb"), "initdb.log")
             .args(["--encoding=UTF8", "--locale=C", "--auth=scram-sha-256", "--username", SUPERUSER])
             .arg("--pwfile")
             .arg(password_file)

