@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::json::{self, Type, invalid};
 use super::problem::Problem;
 use super::reply::HttpReply;
-use super::state::Shared;
+use super::state::{Shared, State};
 use crate::claims::answer::{Answer, Unavailable};
 use crate::claims::receipt::{ClaimReceipt, Verdict, judge};
 use crate::store;
@@ -46,13 +46,18 @@ struct ClaimView<'a> {
 /// Room for a [`ClaimView`] beside its names, if none of their characters needs an escape.
 const VIEW_BYTES: usize = 140;
 
-/// `POST /api/coupons/claim`
+/// `POST /api/coupons/claim`, through the router.
 pub(super) async fn claim(state: Shared, headers: HeaderMap, body: Bytes) -> Result<HttpReply, Problem> {
+    answer(&state, headers, body).await
+}
+
+/// `POST /api/coupons/claim`
+pub(super) async fn answer(state: &State, headers: HeaderMap, body: Bytes) -> Result<HttpReply, Problem> {
     json::check(&headers)?;
     let key = headers.get(IDEMPOTENCY_KEY).map(|key| idempotency_key(key.as_bytes())).transpose()?;
     let claim = Arc::new(parse(&body, key)?);
-    // Waits for as long as the claim does, but need not be kept.
-    drop(body);
+    // Not kept while the claim waits; and by now they are this thread's own, which makes it cheap.
+    drop((headers, body));
     match state.dispatcher.claim(&claim).await {
         Answer::Outcome(outcome) => decided(&claim, outcome),
         Answer::Pending(receipt) => Ok(pending(&claim, &ClaimReceipt::new(claim.claim_id, receipt))),

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::http::HeaderValue;
@@ -14,7 +14,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 use super::request_io::RequestIo;
 use super::stack::Answers;
@@ -57,7 +57,7 @@ pub(super) async fn serve(
     let traffic = io.traffic();
     // A token of its own: all connections' tasks would share the lock of one.
     let token = stop.child_token();
-    let mut stopped = Stopped { waiting: pin!(token.clone().cancelled_owned()), token: &token };
+    let mut stopping = pin!(token.cancelled());
     let service = service_fn(|request| {
         let (answer, token) = (stack.clone().call(request), &token);
         async move {
@@ -80,7 +80,11 @@ pub(super) async fn serve(
     let served = poll_fn(|context| {
         let polled = Pin::new(&mut connection).poll(context);
         // A request that has begun to come is answered first: told before that, hyper would drop it.
-        if polled.is_ready() || is_told || !stopped.poll(context) || traffic.awaits_answer() {
+        if polled.is_ready()
+            || is_told
+            || traffic.awaits_answer()
+            || stopping.as_mut().poll(context).is_pending()
+        {
             return polled;
         }
         if !traffic.has_answered() {
@@ -116,18 +120,5 @@ async fn linger(mut io: RequestIo, stop: &CancellationToken) {
         biased;
         _ = tokio::time::timeout(LINGER, drained) => {}
         () = stop.cancelled() => {}
-    }
-}
-
-/// Whether the process is stopping.
-struct Stopped<'t> {
-    token: &'t CancellationToken,
-    waiting: Pin<&'t mut WaitForCancellationFutureOwned>,
-}
-
-impl Stopped<'_> {
-    /// Whether it is, and wakes the task once it is.
-    fn poll(&mut self, context: &mut Context<'_>) -> bool {
-        self.token.is_cancelled() || self.waiting.as_mut().poll(context).is_ready()
     }
 }

@@ -5,35 +5,60 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::DefaultBodyLimit;
-use axum::http::{Method, Request};
+use axum::http::request::Parts;
+use axum::http::{Method, Request, Response};
 use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
-use tower::{ServiceExt as _, service_fn};
+use tower::ServiceExt as _;
 
+use super::body::Bodies;
 use super::problem::Problem;
-use super::stack::Answers;
 use super::state::State;
 use super::{claim, coupon, health};
 
 /// Where claims go.
 const CLAIM_PATH: &str = "/api/coupons/claim";
 
-/// All handlers. Nearly all requests of a sale are claims: they do not go through the router.
-pub(super) fn handlers(state: State) -> impl Answers<Bytes> {
-    let state = Arc::new(state);
-    let router = router(state.clone());
-    service_fn(move |request: Request<Bytes>| {
-        let (state, router) = (state.clone(), router.clone());
-        async move {
-            if request.method() == Method::POST && request.uri().path() == CLAIM_PATH {
-                let (parts, body) = request.into_parts();
-                return Ok(claim::claim(axum::extract::State(state), parts.headers, body)
-                    .await
-                    .into_response());
-            }
-            router.oneshot(request.map(Body::from)).await
+/// All handlers. Its clones share one count of references, and every request makes some: each connection gets
+/// [its own](Self::for_connection), as one that all threads write to costs more than most of a claim's handler.
+#[derive(Clone)]
+pub(super) struct Handlers(Arc<Shared>);
+
+struct Shared {
+    state: Arc<State>,
+    bodies: Arc<Bodies>,
+    router: Router,
+}
+
+impl Handlers {
+    pub(super) fn new(state: State, bodies: Bodies) -> Self {
+        let (state, bodies) = (Arc::new(state), Arc::new(bodies));
+        let router = router(state.clone());
+        Self(Arc::new(Shared { state, bodies, router }))
+    }
+
+    /// The same handlers, with a count of references of their own.
+    pub(super) fn for_connection(&self) -> Self {
+        let Shared { state, bodies, router } = &*self.0;
+        Self(Arc::new(Shared { state: state.clone(), bodies: bodies.clone(), router: router.clone() }))
+    }
+
+    pub(super) fn bodies(&self) -> &Bodies {
+        &self.0.bodies
+    }
+
+    /// Answers a request. Nearly all of a sale are claims: they do not go through the router.
+    pub(super) async fn answer(&self, request: Request<Bytes>) -> Response<Body> {
+        let Shared { state, router, .. } = &*self.0;
+        if request.method() == Method::POST && request.uri().path() == CLAIM_PATH {
+            let (Parts { headers, .. }, body) = request.into_parts();
+            return claim::answer(state, headers, body).await.into_response();
         }
-    })
+        match router.clone().oneshot(request.map(Body::from)).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
 }
 
 fn router(state: Arc<State>) -> Router {

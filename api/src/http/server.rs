@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::body::Bodies;
 use super::connection::{self, Terms};
-use super::router;
+use super::router::Handlers;
 use super::stack::{refusals, stack};
 use super::state::State;
 use crate::config::Limits;
@@ -57,7 +57,7 @@ pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
 
 /// Serves until `stop`, then lets the requests in flight finish within `SHUTDOWN_TIMEOUT_MS`.
 pub async fn serve(listener: TcpListener, state: State, limits: &Limits, stop: CancellationToken) {
-    let stack = stack(router::handlers(state), Arc::new(Bodies::new(limits)));
+    let handlers = Handlers::new(state, Bodies::new(limits));
     let terms = Terms {
         header_timeout: limits.header_timeout,
         write_timeout: limits.write_timeout,
@@ -83,7 +83,7 @@ pub async fn serve(listener: TcpListener, state: State, limits: &Limits, stop: C
         backoff.reset();
         let stop = stop.clone();
         if let Ok(place) = places.clone().try_acquire_owned() {
-            let stack = stack.clone();
+            let stack = stack(handlers.for_connection());
             tasks.spawn(async move {
                 connection::serve(stream, stack, terms, &stop).await;
                 drop(place);

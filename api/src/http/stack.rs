@@ -1,8 +1,8 @@
 //! What concerns every request, whatever it asks for: one stack of layers, each an async function around the next.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use axum::http::header::HOST;
@@ -14,10 +14,10 @@ use tower::{Service, ServiceBuilder, service_fn};
 use tracing::Instrument as _;
 use uuid::Uuid;
 
-use super::body::Bodies;
 use super::health;
 use super::problem::Problem;
 use super::reply::HttpReply;
+use super::router::Handlers;
 use crate::claims::answer::Unavailable;
 
 /// Names a request in the logs; echoed in the response, made up if the client sends none.
@@ -46,13 +46,20 @@ impl<B, S> Answers<B> for S where
 }
 
 /// The way of a request to its `handlers`: the first layer sees it first, and its answer last.
-pub(super) fn stack(handlers: impl Answers<Bytes>, bodies: Arc<Bodies>) -> impl Answers<Incoming> {
+pub(super) fn stack(handlers: Handlers) -> impl Answers<Incoming> {
+    let answer = {
+        let handlers = handlers.clone();
+        service_fn(move |request| {
+            let handlers = handlers.clone();
+            async move { Ok(handlers.answer(request).await) }
+        })
+    };
     ServiceBuilder::new()
         .layer_fn(with_request_id)
         .layer_fn(catching_panics)
-        .layer_fn(move |inner| with_body(inner, bodies.clone()))
+        .layer_fn(move |inner| with_body(inner, handlers.clone()))
         .layer_fn(with_one_host)
-        .service(handlers)
+        .service(answer)
 }
 
 /// Refuses requests of connections for which there is no room, without reading their bodies.
@@ -68,19 +75,19 @@ pub(super) fn refusals() -> impl Answers<Incoming> {
 }
 
 /// Gives each request and its answer an id, and tells the log about both.
-fn with_request_id<B: Send + 'static>(inner: impl Answers<B>) -> impl Answers<B> {
+fn with_request_id<B: Send + 'static>(mut inner: impl Answers<B>) -> impl Answers<B> {
     service_fn(move |mut request: Request<B>| {
-        let mut inner = inner.clone();
+        let id = request_id(request.headers_mut().remove(REQUEST_ID));
+        // A span is only made when somebody listens: they cost more than most of a claim.
+        let span = tracing::debug_span!("request", ?id);
+        span.in_scope(|| {
+            tracing::debug!(method = %request.method(), path = request.uri().path(), "request");
+        });
+        let answer = inner.call(request).instrument(span);
         async move {
-            let id = request_id(request.headers_mut().remove(REQUEST_ID));
-            // A span is only made when somebody listens: they cost more than most of a claim.
-            let span = tracing::debug_span!("request", ?id);
-            span.in_scope(|| {
-                tracing::debug!(method = %request.method(), path = request.uri().path(), "request");
-            });
-            let mut response = inner.call(request).instrument(span.clone()).await?;
+            let mut response = answer.await?;
             let status = response.status();
-            span.in_scope(|| tracing::debug!(status = status.as_u16(), "response"));
+            tracing::debug!(?id, status = status.as_u16(), "response");
             if status == StatusCode::INTERNAL_SERVER_ERROR {
                 tracing::error!(?id, "a request failed on our side");
             }
@@ -104,11 +111,9 @@ fn request_id(given: Option<HeaderValue>) -> HeaderValue {
 }
 
 /// A handler that panics costs its client the answer, and nobody else anything.
-fn catching_panics<B: Send + 'static>(inner: impl Answers<B>) -> impl Answers<B> {
+fn catching_panics<B: Send + 'static>(mut inner: impl Answers<B>) -> impl Answers<B> {
     service_fn(move |request: Request<B>| {
-        let mut inner = inner.clone();
-        let answer = AssertUnwindSafe(async move { inner.call(request).await });
-        answer.catch_unwind().map(|answer| {
+        AssertUnwindSafe(inner.call(request)).catch_unwind().map(|answer| {
             answer.unwrap_or_else(|_| {
                 tracing::error!("a handler panicked");
                 Ok(Problem::Internal.into_response())
@@ -120,12 +125,12 @@ fn catching_panics<B: Send + 'static>(inner: impl Answers<B>) -> impl Answers<B>
 /// Reads a request's body before anybody looks at the request. So there is no answer to a request whose body is still
 /// on its way, but for those that say that the connection ends with it: another request could not be told from the
 /// rest of the body.
-fn with_body(inner: impl Answers<Bytes>, bodies: Arc<Bodies>) -> impl Answers<Incoming> {
+fn with_body(inner: impl Answers<Bytes>, handlers: Handlers) -> impl Answers<Incoming> {
     service_fn(move |request: Request<Incoming>| {
-        let (mut inner, bodies) = (inner.clone(), bodies.clone());
+        let (mut inner, handlers) = (inner.clone(), handlers.clone());
         async move {
             let (parts, body) = request.into_parts();
-            match bodies.read(&parts.headers, body).await {
+            match handlers.bodies().read(&parts.headers, body).await {
                 Ok(body) => inner.call(Request::from_parts(parts, body)).await,
                 Err(problem) => Ok(HttpReply { close: true, ..problem.into() }.into_response()),
             }
@@ -134,15 +139,10 @@ fn with_body(inner: impl Answers<Bytes>, bodies: Arc<Bodies>) -> impl Answers<In
 }
 
 /// HTTP/1.1 wants exactly one `Host`: where there are two, the next server on the way may take the other.
-fn with_one_host(inner: impl Answers<Bytes>) -> impl Answers<Bytes> {
-    service_fn(move |request: Request<Bytes>| {
-        let mut inner = inner.clone();
-        async move {
-            match check_host(request.version(), request.headers()) {
-                Ok(()) => inner.call(request).await,
-                Err(problem) => Ok(problem.into_response()),
-            }
-        }
+fn with_one_host(mut inner: impl Answers<Bytes>) -> impl Answers<Bytes> {
+    service_fn(move |request: Request<Bytes>| match check_host(request.version(), request.headers()) {
+        Ok(()) => inner.call(request).left_future(),
+        Err(problem) => ready(Ok(problem.into_response())).right_future(),
     })
 }
 
