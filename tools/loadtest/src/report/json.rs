@@ -7,7 +7,7 @@ use crate::drive::{Fault, Pace, percentile_ms, threads_used};
 use crate::sale::Report;
 use crate::target::Target;
 
-use super::PERCENTILES;
+use super::number::PERCENTILES;
 
 /// Everything about a run, as one JSON object.
 #[must_use]

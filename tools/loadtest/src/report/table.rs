@@ -5,8 +5,7 @@ use std::fmt::Write as _;
 use crate::drive::{Fault, Pace, percentile_ms};
 use crate::sale::Report;
 
-use super::PERCENTILES;
-use super::number::{count, ms, rate};
+use super::number::{PERCENTILES, count, ms, rate};
 
 /// The summary shown at the end of a run.
 #[must_use]
