@@ -77,7 +77,13 @@ async fn nonsense_is_malformed() {
 
 #[tokio::test]
 async fn a_response_that_breaks_off_is_broken() {
-    for part in ["HTTP/1.1 200", "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok"] {
+    for part in [
+        "HTTP/1.1 200",
+        "HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nok",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\no",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n",
+    ] {
         let error = answered(part).await.unwrap_err();
         assert!(matches!(error, Error::Broken(_)), "{part}: {error}");
     }

@@ -107,7 +107,7 @@ pub fn drive(
             }
         }
         for share in shares {
-            let (ledger, elapsed) = share.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+            let (ledger, elapsed) = share.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             outcome.ledger.merge(ledger);
             outcome.elapsed = outcome.elapsed.max(elapsed);
         }

@@ -1,25 +1,15 @@
 //! One HTTP/1.1 connection that says exactly how a request ended.
 
-use std::error::Error as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper::header::{CONTENT_TYPE, HOST, LOCATION, RETRY_AFTER};
-use hyper_util::rt::TokioIo;
+use client::header::{HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
+use client::{Bytes, Error, Limits};
 use serde::Deserialize;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::history::{Answer, CouponView, Failure, Response};
 
-/// The largest body that is read.
-const BODY_BYTES_MAX: usize = 4 << 20;
-
-/// How long a connection may take to come about.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+const LIMITS: Limits = Limits { connect: Duration::from_secs(2), body_bytes_max: 4 << 20 };
 
 /// A request.
 #[derive(Debug, Clone)]
@@ -30,12 +20,9 @@ pub(crate) struct Request {
     pub(crate) body: Option<serde_json::Value>,
 }
 
-/// A connection that is made when it is needed, and dropped after anything but a whole response.
+/// A connection to an address that may change.
 #[derive(Debug, Default)]
-pub(crate) struct Connection {
-    address: Option<SocketAddr>,
-    sender: Option<SendRequest<Full<Bytes>>>,
-}
+pub(crate) struct Connection(Option<(SocketAddr, client::Connection)>);
 
 /// Everything that any body of the API may hold.
 #[derive(Debug, Default, Deserialize)]
@@ -53,91 +40,68 @@ struct Body {
 impl Connection {
     /// Whether a connection to some address is open.
     pub(crate) fn is_open(&self) -> bool {
-        self.sender.as_ref().is_some_and(|sender| !sender.is_closed())
+        self.0.as_ref().is_some_and(|(_, connection)| connection.is_open())
     }
 
     /// Talks to this address from now on.
     pub(crate) fn switch(&mut self, address: SocketAddr) {
-        if self.address != Some(address) {
-            (self.address, self.sender) = (Some(address), None);
+        if self.0.as_ref().is_none_or(|(other, _)| *other != address) {
+            self.0 = Some((address, client::Connection::new(address, LIMITS)));
         }
     }
 
     /// Sends a request and waits for the whole response.
     pub(crate) async fn send(&mut self, request: &Request, limit: Duration) -> Answer {
         let failed = |how, detail: String| Answer::Failed { how, detail };
-        // Taken out, so that a connection is not used again when this is cut short.
-        let mut sender = match self.sender.take().filter(|sender| !sender.is_closed()) {
-            Some(sender) => sender,
-            None => match self.connect().await {
-                Ok(sender) => sender,
-                Err(error) => return failed(Failure::NotConnected, error),
+        let Some((_, connection)) = &mut self.0 else {
+            return failed(Failure::NotConnected, "no address".to_owned());
+        };
+        let request = match prepared(request) {
+            Ok(request) => request,
+            Err(error) => return failed(Failure::Garbled, error),
+        };
+        match connection.send(request, limit).await {
+            Ok(response) => match read(&response) {
+                Ok(response) => Answer::Response(response),
+                Err(error) => failed(Failure::Garbled, error),
             },
-        };
-        let answer = async {
-            sender.ready().await.map_err(|error| failed(Failure::Broken, words(&error)))?;
-            let response = sender.send_request(into_hyper(request).map_err(|e| failed(Failure::Garbled, e))?);
-            let response = response.await.map_err(|error| failed(Failure::Broken, words(&error)))?;
-            let (head, body) = response.into_parts();
-            let body = Limited::new(body, BODY_BYTES_MAX).collect().await;
-            let body = body.map_err(|error| failed(Failure::Broken, error.to_string()))?.to_bytes();
-            read(&head, &body).map_err(|error| failed(Failure::Garbled, error))
-        };
-        match timeout(limit, answer).await {
-            Ok(Ok(response)) => {
-                self.sender = Some(sender);
-                Answer::Response(response)
+            Err(error) => {
+                let how = match &error {
+                    Error::NotConnected(_) => Failure::NotConnected,
+                    Error::Broken(_) => Failure::Broken,
+                    Error::TimedOut(_) => Failure::TimedOut,
+                    Error::Malformed(_) => Failure::Garbled,
+                };
+                failed(how, error.to_string())
             }
-            Ok(Err(failed)) => failed,
-            Err(_) => failed(Failure::TimedOut, format!("after {limit:?}")),
         }
     }
-
-    async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {
-        let address = self.address.ok_or("no address")?;
-        let stream = match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-            Ok(stream) => stream.map_err(|error| error.to_string())?,
-            Err(_) => return Err(format!("no connection after {CONNECT_TIMEOUT:?}")),
-        };
-        let _ = stream.set_nodelay(true);
-        let handshake = http1::handshake(TokioIo::new(stream)).await;
-        let (sender, connection) = handshake.map_err(|error| error.to_string())?;
-        // Ends when the sender is dropped; its errors reach the sender.
-        tokio::spawn(connection);
-        Ok(sender)
-    }
 }
 
-fn words(error: &hyper::Error) -> String {
-    error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
-}
-
-fn into_hyper(request: &Request) -> Result<hyper::Request<Full<Bytes>>, String> {
-    let mut builder =
-        hyper::Request::builder().method(request.method).uri(&request.path).header(HOST, "localhost");
+fn prepared(request: &Request) -> Result<client::Request<Bytes>, String> {
+    let method = request.method.parse().map_err(|_| format!("no method: {}", request.method))?;
+    let prepared = client::request(method, &request.path, "localhost", request.body.as_ref());
+    let mut prepared = prepared.map_err(|error| error.to_string())?;
     if let Some(key) = &request.key {
-        builder = builder.header("idempotency-key", key);
+        let key = HeaderValue::try_from(key).map_err(|error| error.to_string())?;
+        prepared.headers_mut().insert("idempotency-key", key);
     }
-    let body = match &request.body {
-        Some(body) => {
-            builder = builder.header(CONTENT_TYPE, "application/json");
-            Bytes::from(body.to_string())
-        }
-        None => Bytes::new(),
-    };
-    builder.body(Full::new(body)).map_err(|error| error.to_string())
+    Ok(prepared)
 }
 
-fn read(head: &hyper::http::response::Parts, body: &Bytes) -> Result<Response, String> {
-    let header = |name| head.headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+fn read(response: &client::Response<Bytes>) -> Result<Response, String> {
+    let (status, body) = (response.status(), response.body());
+    let header = |name: HeaderName| {
+        response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned)
+    };
     let body: Body = if body.is_empty() {
         Body::default()
     } else {
-        serde_json::from_slice(body).map_err(|error| format!("status {}: {error}", head.status))?
+        serde_json::from_slice(body).map_err(|error| format!("status {status}: {error}"))?
     };
     let view = body.amount.zip(body.remaining_amount).zip(body.claimed_by);
     Ok(Response {
-        status: head.status.as_u16(),
+        status: status.as_u16(),
         // A problem's own `status` is a number; a claim's is a word.
         code: body.code.or_else(|| body.status.as_str().map(str::to_owned)),
         claim_id: body.claim_id,

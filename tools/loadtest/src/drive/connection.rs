@@ -1,5 +1,6 @@
 //! A connection that is kept busy: it takes a request, follows it to its final answer, and takes the next.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use client::header::{HeaderName, LOCATION, RETRY_AFTER};
@@ -66,20 +67,21 @@ impl<'a, 'b> Connection<'a, 'b> {
 
     /// Sends requests until none is left, the server has been away for too long, or `deadline` has passed. What has
     /// no answer by then never gets one.
-    pub(super) async fn run(mut self, deadline: Option<Instant>) {
-        match deadline {
-            Some(deadline) => timeout_at(deadline.into(), self.work()).await.unwrap_or(()),
+    pub(super) async fn run(mut self, deadline: Option<Instant>) -> io::Result<()> {
+        let ended = match deadline {
+            Some(deadline) => timeout_at(deadline.into(), self.work()).await.unwrap_or(Ok(())),
             None => self.work().await,
-        }
+        };
         if let Some(claim) = self.claim {
             self.shared.counts.borrow_mut().ledger.unknown.push(claim.due.ask);
         }
+        ended
     }
 
-    async fn work(&mut self) {
+    async fn work(&mut self) -> io::Result<()> {
         while self.connected().await {
             if self.claim.is_none() {
-                let Some(due) = self.shared.turns.next().await else { break };
+                let Some(due) = self.shared.turns.next().await? else { break };
                 let user_id = self.requests.user_id(due.ask.user);
                 self.claim = Some(Claim { due, user_id, attempts: 0, follow: None });
             }
@@ -87,6 +89,7 @@ impl<'a, 'b> Connection<'a, 'b> {
                 sleep(pause).await;
             }
         }
+        Ok(())
     }
 
     /// Sends the claim, or the question for its outcome. Returns how long to wait before it is sent again.

@@ -1,6 +1,7 @@
 //! What the connections of one thread share.
 
 use std::cell::{Cell, RefCell};
+use std::io;
 use std::time::Instant;
 
 use tokio::sync::Mutex;
@@ -27,8 +28,9 @@ pub(super) struct Turns<'a> {
 }
 
 impl<'a> Turns<'a> {
-    pub(super) fn new(source: Source<'a>) -> Self {
-        Self { source: Mutex::new(source), timer: Timer::new(), over: Cell::new(false) }
+    /// To be called within a runtime.
+    pub(super) fn new(source: Source<'a>) -> io::Result<Self> {
+        Ok(Self { source: Mutex::new(source), timer: Timer::new()?, over: Cell::new(false) })
     }
 
     /// Lets the first requests be due from `start` on.
@@ -42,15 +44,15 @@ impl<'a> Turns<'a> {
     }
 
     /// The next request, as soon as it is due. `None` when none is left.
-    pub(super) async fn next(&self) -> Option<Due> {
+    pub(super) async fn next(&self) -> io::Result<Option<Due>> {
         let mut source = self.source.lock().await;
         loop {
             match source.next(Instant::now()) {
-                Next::Send(due) => return Some(due),
-                Next::Wait(moment) => self.timer.until(moment).await,
+                Next::Send(due) => return Ok(Some(due)),
+                Next::Wait(moment) => self.timer.until(moment).await?,
                 Next::Over => {
                     self.over.set(true);
-                    return None;
+                    return Ok(None);
                 }
             }
         }

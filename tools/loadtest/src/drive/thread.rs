@@ -6,7 +6,7 @@ use std::sync::mpsc::Sender;
 use std::sync::{Barrier, OnceLock};
 use std::time::{Duration, Instant};
 
-use futures::future::join_all;
+use futures::future::{join_all, try_join_all};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::{sleep, timeout};
 
@@ -44,7 +44,9 @@ pub(super) struct Thread<'a> {
 impl<'a> Thread<'a> {
     /// Prepares a thread that sends what `source` gives.
     pub(super) fn new(source: Source<'a>) -> io::Result<Self> {
-        Ok(Self { runtime: Builder::new_current_thread().enable_all().build()?, turns: Turns::new(source) })
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let turns = runtime.block_on(async { Turns::new(source) })?;
+        Ok(Self { runtime, turns })
     }
 
     /// Opens `share` connections, as thread number `number`, and keeps them busy until the source has nothing left and
@@ -55,7 +57,7 @@ impl<'a> Thread<'a> {
         run: &Run<'a>,
         (number, share): (usize, usize),
         stretches: Sender<Stretch>,
-    ) -> (Ledger, Duration) {
+    ) -> io::Result<(Ledger, Duration)> {
         let Self { runtime, turns } = self;
         let counts = RefCell::new(Counts::new(run.coupons, stretches));
         let shared = Shared { drive: run.drive, counts, turns };
@@ -73,9 +75,9 @@ impl<'a> Thread<'a> {
         let all = connections.into_iter().map(|connection| connection.run(deadline));
         runtime.block_on(async {
             shared.turns.begin(start).await;
-            tokio::select! { _ = join_all(all) => {}, () = advance(&shared.counts) => {} }
-        });
-        shared.counts.into_inner().finish()
+            tokio::select! { ended = try_join_all(all) => ended.map(drop), () = advance(&shared.counts) => Ok(()) }
+        })?;
+        Ok(shared.counts.into_inner().finish())
     }
 }
 

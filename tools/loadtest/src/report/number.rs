@@ -1,7 +1,7 @@
 //! Numbers as people like to read them.
 
 /// The percentiles shown everywhere.
-pub const PERCENTILES: [(f64, &str); 6] =
+pub(super) const PERCENTILES: [(f64, &str); 6] =
     [(50.0, "p50"), (90.0, "p90"), (95.0, "p95"), (99.0, "p99"), (99.9, "p99.9"), (99.99, "p99.99")];
 
 /// A count with a comma between the thousands.
