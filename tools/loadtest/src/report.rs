@@ -7,7 +7,7 @@ mod progress;
 mod table;
 
 pub use json::json;
-pub use number::{PERCENTILES, count, ms, rate};
+pub use number::{count, ms, rate};
 pub use plots::{Bars, bars, latency, throughput};
 pub use progress::Progress;
 pub use table::table;
