@@ -10,12 +10,8 @@ mod programs;
 mod sql;
 mod value;
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::path::{Path, PathBuf};
-
 use code::Constant;
-use facts::{Facts, assert_same};
+use facts::{Facts, assert_same, differences};
 use files::{pages, read, root};
 use page::Page;
 

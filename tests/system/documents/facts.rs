@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 pub(super) type Facts = BTreeMap<String, Option<String>>;
 
 /// What stands in one of the two only, or differs.
-fn differences(documented: &Facts, actual: &Facts) -> Vec<String> {
+pub(super) fn differences(documented: &Facts, actual: &Facts) -> Vec<String> {
     let mut found = Vec::new();
     for (name, value) in documented {
         match actual.get(name) {
