@@ -109,7 +109,7 @@ pub(super) fn variables() -> Facts {
         constants(&READERS).into_iter().map(|constant| (constant.name, constant.value)).collect();
     let mut found = Facts::new();
     for text in READERS.iter().flat_map(|krate| sources(krate)).map(|text| dense(&text)) {
-        for call in [".get(\"", "set(\"", "_VARIABLE:&str=\""] {
+        for call in [".get(\"", "set(\"", "_VARIABLE:&str=\"", "variable:\""] {
             for name in names_after(&text, call) {
                 found.entry(name).or_insert(None);
             }
@@ -211,7 +211,8 @@ pub(super) fn routes(text: &str) -> Facts {
         let path = match path.strip_prefix('"') {
             Some(path) => path.trim_end_matches('"').to_owned(),
             None => {
-                let declared = format!("const{path}:&str=\"");
+                let name = path.rsplit("::").next().unwrap();
+                let declared = format!("const{name}:&str=\"");
                 text.split(&declared).nth(1).unwrap().split('"').next().unwrap().to_owned()
             }
         };
@@ -232,8 +233,7 @@ fn sources_are_understood() {
     let facts = |pairs: &[(&str, Option<&str>)]| -> Facts {
         pairs.iter().map(|(name, value)| ((*name).to_owned(), value.map(str::to_owned))).collect()
     };
-    let router =
-        "const X: &str = \"/x/claim\";\nRouter::new().route(X, post(a).get(b)).route(\"/y/{n}\", get(c))";
+    let router = "const X: &str = \"/x/claim\";\nRouter::new().route(here::X, post(a).get(b)).route(\"/y/{n}\", get(c))";
     assert_eq!(routes(router), facts(&[("POST /x/claim", None), ("GET /y/{n}", None)]));
     let problem = "A => (StatusCode::CONFLICT, \"a_b\"),\n B => \"c_d\",\n C => \"Some title\"";
     assert_eq!(problems(problem), facts(&[("a_b", Some("409")), ("c_d", Some("503"))]));

@@ -1,0 +1,12 @@
+//! The program `standalone`. Cargo builds it for `cargo test` because of this test; the system's tests (`tests/`) start it.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+use std::process::Command;
+
+#[test]
+fn it_names_its_version() {
+    let said = Command::new(env!("CARGO_BIN_EXE_standalone")).arg("--version").output().unwrap();
+    let expected = format!("standalone {}\n", common::version::VERSION);
+    assert_eq!((said.status.success(), String::from_utf8(said.stdout).unwrap()), (true, expected));
+}
