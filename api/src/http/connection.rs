@@ -108,7 +108,8 @@ async fn linger(mut io: RequestIo, stop: &CancellationToken) {
         return;
     }
     let drained = async {
-        let (mut bytes, mut chunk) = (0, [0; LINGER_CHUNK_BYTES]);
+        // On the heap: an array would be part of each connection's task for as long as that lives.
+        let (mut bytes, mut chunk) = (0, vec![0; LINGER_CHUNK_BYTES]);
         while bytes < LINGER_BYTES_MAX {
             match io.read(&mut chunk).await {
                 Ok(count) if count > 0 => bytes += count,
