@@ -6,10 +6,11 @@
 //! [`pipeline`] starts and stops them all; [`answer`], [`waiter`], [`cursors`] and [`batch`] are what they hand to each other.
 
 pub mod answer;
+pub(crate) mod availability;
 pub(crate) mod batch;
 pub(crate) mod cursors;
 pub(crate) mod dispatcher;
-pub(crate) mod health;
+
 pub(crate) mod inbox;
 pub(crate) mod overdue;
 pub(crate) mod pacing;

@@ -79,6 +79,7 @@ impl Api {
     pub async fn run(self, listener: TcpListener, stop: CancellationToken) -> anyhow::Result<()> {
         let Self { config, partitions, pool, database, queue } = self;
         let limits = config.limits.clone();
+        let stop = stop.child_token();
         let missing_stream = Arc::new(Notify::new());
         let streams_ready = CancellationToken::new();
         let streams = Streams {
@@ -91,27 +92,29 @@ impl Api {
         };
         // Requests end first, then what answers them: `server::serve` returns before `background` is cancelled.
         let background = CancellationToken::new();
-        let streams = tokio::spawn(streams.keep(background.clone()));
         let connections = Connections { pool: pool.clone(), database, queue, missing_stream };
-        let (dispatcher, health, mut pipeline) =
-            pipeline::start(&limits, partitions, connections, stop.clone(), background).await?;
-        let state = http::State { pool: pool.clone(), partitions, dispatcher, health: health.clone() };
+        let (dispatcher, availability, mut pipeline) =
+            pipeline::start(&limits, partitions, connections, stop.clone(), background.clone()).await?;
+        pipeline.serve(streams.keep(background));
+        let state =
+            http::State { pool: pool.clone(), partitions, dispatcher, availability: availability.clone() };
 
         // The first claims need not be refused. (The listener queues connections meanwhile.)
-        let ready = async { tokio::join!(health.ready(), streams_ready.cancelled()) };
+        let ready = async { tokio::join!(availability.ready(), streams_ready.cancelled()) };
         let ready = stop.run_until_cancelled(tokio::time::timeout(START_TIMEOUT, ready));
         if let Some(Err(_)) = ready.await {
             tracing::warn!("not ready yet; claims are refused until then");
         }
         tracing::info!(address = %listener.local_addr()?, partitions, "listening");
         let result = tokio::select! {
-            () = server::serve(listener, state, &limits, stop) => Ok(()),
+            () = server::serve(listener, state, &limits, stop.clone()) => Ok(()),
             ended = pipeline.ended() => Err(ended),
         };
+        // After a task has died too, connections take no further requests.
+        stop.cancel();
         if !pipeline.finish(limits.claim_timeout).await {
             tracing::warn!("some claims were not answered in time");
         }
-        streams.abort();
         // Bounded: a connection that hangs is not waited for.
         let _ = tokio::time::timeout(CLOSE_TIMEOUT, pool.close()).await;
         tracing::info!("API stopped");

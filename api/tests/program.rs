@@ -1,7 +1,5 @@
 //! The program `coupon-api`. Cargo builds it for `cargo test` because of this test; the system's tests (`tests/`) start it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
-
 use std::process::Command;
 
 #[test]

@@ -13,9 +13,9 @@ use uuid::Uuid;
 pub struct CursorMove {
     /// Which partition.
     pub partition: PartitionId,
-    /// The worker that owns it,
+    /// The worker that owns it.
     pub owner: Uuid,
-    /// and the epoch of its lease. After a failover that lost commits, an epoch may be given to another owner again.
+    /// The epoch of the owner's lease. After a failover that lost commits, an epoch may be given to another owner again.
     pub lease_epoch: i64,
     /// The generation of the stream that the messages come from.
     pub generation: i64,
@@ -38,9 +38,9 @@ pub struct Changes<'a> {
     pub sold_names: Vec<&'a str>,
     /// How many of each.
     pub sold_counts: Vec<i32>,
-    /// The stock of each that it was decided from,
+    /// The stock of each that the decision was made from.
     pub sold_from: Vec<i32>,
-    /// and the `xmin` of that row.
+    /// The `xmin` of each coupon's row at that time.
     pub sold_xmins: Vec<i64>,
     /// Coupon of each winner.
     pub coupon_names: Vec<&'a str>,

@@ -235,7 +235,7 @@ impl Manager {
 }
 
 fn owns(worker: Uuid, running: &Running, lease: &Lease) -> bool {
-    lease.owner == Some(worker) && lease.epoch == running.lease_epoch
+    lease.owner == Some(worker) && lease.lease_epoch == running.lease_epoch
 }
 
 /// Wakes the manager whenever another worker has released a partition, joined or left.

@@ -24,7 +24,8 @@ pub struct Lease {
     /// Who owns it.
     pub owner: Option<Uuid>,
     /// Under which epoch.
-    pub epoch: i64,
+    #[sqlx(rename = "epoch")]
+    pub lease_epoch: i64,
     /// Whether anyone may take it.
     pub free: bool,
 }

@@ -19,6 +19,7 @@ pub mod rules;
 mod sessions;
 mod share;
 mod source;
+mod source_error;
 mod stock_cache;
 pub mod store;
 mod stream_check;

@@ -15,8 +15,8 @@ use crate::lease_store;
 use crate::purge::Purger;
 use crate::sessions::{ROW_TIMEOUT, Session, Sessions};
 use crate::source::Source;
+use crate::source_error::SourceError;
 use crate::stock_cache::StockCache;
-use crate::stream_check::SourceError;
 
 /// How long opening a consumer may take, all questions together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -152,7 +152,10 @@ impl Partition {
                 tracing::warn!(%partition, lease_epoch, fenced = true, "commit refused");
                 Err(SourceError::Moved("another worker owns the partition, or the cursor was moved"))
             }
-            Written::Overtaken => Err(SourceError::Moved("rows were changed by hand meanwhile")),
+            Written::Overtaken => {
+                tracing::warn!(partition = %self.id, "a coupon or a claim was changed by hand meanwhile");
+                Err(SourceError::Moved("rows were changed by hand meanwhile"))
+            }
         }
     }
 

@@ -14,8 +14,9 @@ use uuid::Uuid;
 use crate::context::Worker;
 use crate::message::Message;
 use crate::sessions::Sessions;
+use crate::source_error::{SourceError, queue_error};
 use crate::store::PartitionRow;
-use crate::stream_check::{CONSUMER_INACTIVE_MAX, Mismatch, Next, SourceError, StreamCheck, queue_error};
+use crate::stream_check::{CONSUMER_INACTIVE_MAX, Mismatch, Next, StreamCheck};
 
 /// The server ends a pull request after this time; the client library sends the next one.
 const PULL_EXPIRES: Duration = Duration::from_secs(10);

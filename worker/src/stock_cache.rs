@@ -79,7 +79,7 @@ mod tests {
         Coupon { stock: Stock { remaining, last_position: 7 }, xmin: 1000 }
     }
 
-    fn earn_trust(cache: &mut StockCache) {
+    fn observe_clean_batches(cache: &mut StockCache) {
         for _ in 0..CLEAN_BATCHES_MIN {
             assert_eq!(cache.get(&["a"]), None);
             cache.observe(&Snapshot { coupons: vec![Some(coupon(9))], taken: vec![None] });
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn a_coupon_that_was_not_put_is_none() {
         let mut cache = StockCache::default();
-        earn_trust(&mut cache);
+        observe_clean_batches(&mut cache);
         cache.put("a", coupon(9));
         cache.put("b", coupon(8));
         cache.put("a", coupon(5));
@@ -98,17 +98,17 @@ mod tests {
     }
 
     #[test]
-    fn users_who_claim_again_cost_it_its_trust() {
+    fn a_repeated_user_makes_it_wait_for_clean_batches_again() {
         let mut cache = StockCache::default();
         cache.put("a", coupon(9));
-        earn_trust(&mut cache);
+        observe_clean_batches(&mut cache);
         assert!(cache.get(&["a"]).is_some());
         let taken = Taken { claim_id: Uuid::nil().into(), position: 1 };
         cache.observe(&Snapshot { coupons: vec![Some(coupon(9))], taken: vec![None, Some(taken)] });
-        earn_trust(&mut cache);
+        observe_clean_batches(&mut cache);
         assert!(cache.get(&["a"]).is_some());
         cache.clear();
-        earn_trust(&mut cache);
+        observe_clean_batches(&mut cache);
         assert_eq!(cache.get(&["a"]), Some(vec![None]));
     }
 
@@ -117,11 +117,11 @@ mod tests {
         let mut cache = StockCache::default();
         cache.use_server(1);
         cache.put("a", coupon(9));
-        earn_trust(&mut cache);
+        observe_clean_batches(&mut cache);
         cache.use_server(1);
         assert_eq!(cache.get(&["a"]), Some(vec![Some(coupon(9))]));
         cache.use_server(2);
-        earn_trust(&mut cache);
+        observe_clean_batches(&mut cache);
         assert_eq!(cache.get(&["a"]), Some(vec![None]));
     }
 

@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::message::{self, Message, Undecodable, nanoseconds};
 use crate::sessions::{ROW_TIMEOUT, Sessions};
+use crate::source_error::{SourceError, queue_error};
 use crate::store::{self, PartitionRow};
 
 /// A consumer that nobody reads is removed by the server after this time.
@@ -21,27 +22,6 @@ pub(crate) const CONSUMER_INACTIVE_MAX: std::time::Duration = std::time::Duratio
 /// How the server writes headers that begin with `NATS/1.0\r`, in base64. With anything in between, they are a status
 /// of the server to the client library, and the message is not delivered.
 const PLAIN_HEADERS: &str = "TkFUUy8xLjAN";
-
-/// Why reading has to begin anew, or to end.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum SourceError {
-    /// Another worker owns the partition.
-    #[error("another worker owns the partition")]
-    Lost,
-    /// NATS has to be asked again.
-    #[error("NATS: {0}")]
-    Queue(String),
-    /// Postgres has to be asked again. After a write, whether it was committed is unknown.
-    #[error("Postgres: {0}")]
-    Database(#[from] sqlx::Error),
-    /// The stream, the cursor or a coupon was changed meanwhile; read again.
-    #[error("{0}")]
-    Moved(&'static str),
-}
-
-pub(crate) fn queue_error(error: impl std::fmt::Display) -> SourceError {
-    SourceError::Queue(error.to_string())
-}
 
 /// When a stream was created, in nanoseconds since 1970.
 pub(crate) fn created_ns(info: &Info) -> i64 {

@@ -19,7 +19,7 @@ const REPLY_GRACE: Duration = Duration::from_millis(250);
 
 /// What became of a publish.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Published {
+pub(crate) enum PublishResult {
     /// Stored under this sequence number.
     Stored(i64),
     /// Applied and answered before the acknowledgement came.
@@ -42,10 +42,10 @@ pub(crate) struct UnansweredBatch {
     /// The connection to NATS that it was published on: its reply does not survive that connection.
     pub(crate) link_number: u64,
     /// Tells the publisher of the acknowledgement.
-    pub(crate) acknowledged: Option<oneshot::Sender<Published>>,
-    pub(crate) published: Instant,
+    pub(crate) acknowledgement: Option<oneshot::Sender<PublishResult>>,
+    pub(crate) published_at: Instant,
     /// Since when it is known to have been applied.
-    pub(crate) applied: Option<Instant>,
+    pub(crate) applied_at: Option<Instant>,
     pub(crate) permit: Option<BatchPermit>,
 }
 
@@ -60,17 +60,17 @@ impl UnansweredBatch {
     /// Whether there is no use in waiting for a reply any longer. Releases the place in the process when the batch has
     /// held it for [`GATHER_MAX`].
     pub(crate) fn is_overdue(&mut self, now: Instant, link: Link, cursors: &Cursors) -> bool {
-        if now >= self.published + GATHER_MAX
+        if now >= self.published_at + GATHER_MAX
             && let Some(permit) = &mut self.permit
         {
             permit.release_process();
         }
-        if self.applied.is_none() && self.receipt.is_some_and(|receipt| cursors.has_passed(receipt)) {
-            self.applied = Some(now);
+        if self.applied_at.is_none() && self.receipt.is_some_and(|receipt| cursors.has_passed(receipt)) {
+            self.applied_at = Some(now);
         }
         self.deadline <= now
             || self.link_number != link.number
             || !link.up
-            || self.applied.is_some_and(|since| since + REPLY_GRACE <= now)
+            || self.applied_at.is_some_and(|since| since + REPLY_GRACE <= now)
     }
 }

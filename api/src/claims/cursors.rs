@@ -1,6 +1,6 @@
 //! How far each partition has been applied, as Postgres said when it was last asked.
 //!
-//! `health` refreshes the cursors several times a second, so that a claim need not ask.
+//! `availability` refreshes the cursors several times a second, so that a claim need not ask.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use common::message::Claim;
 use common::partition::PartitionId;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::claims::answer::{Answer, Unavailable};
-use crate::claims::health::Health;
+use crate::claims::availability::Availability;
 use crate::claims::pacing;
-use crate::claims::publisher::{Publisher, Queue};
+use crate::claims::publisher::{Publisher, PublisherContext};
 use crate::claims::refusals::RefusalCache;
 use crate::claims::waiter::Waiter;
 use crate::config::Limits;
@@ -26,8 +27,10 @@ impl PartitionSenders {
     pub(crate) fn send(&self, waiter: Waiter) {
         let count = u32::try_from(self.0.len()).unwrap_or(u32::MAX);
         let partition = PartitionId::of(&waiter.claim.coupon_name, count);
-        if let Err(refused) = self.0[partition.index()].try_send(waiter) {
-            refused.into_inner().answer(Answer::Unavailable(Unavailable::Overloaded));
+        match self.0[partition.index()].try_send(waiter) {
+            Ok(()) => {}
+            Err(TrySendError::Full(waiter)) => waiter.answer(Answer::Unavailable(Unavailable::Overloaded)),
+            Err(TrySendError::Closed(waiter)) => waiter.answer(Answer::Unavailable(Unavailable::Stopping)),
         }
     }
 }
@@ -37,19 +40,20 @@ pub(crate) struct Dispatcher {
     senders: PartitionSenders,
     refusals: RefusalCache,
     claim_permits: Arc<Semaphore>,
-    health: Arc<Health>,
+    availability: Arc<Availability>,
     claim_timeout: Duration,
     stopping: CancellationToken,
 }
 
 impl Dispatcher {
-    /// Starts a publisher per partition. They end once the dispatcher and all [`PartitionSenders`] are dropped.
+    /// Starts a publisher per partition. They end once `background` is cancelled and nothing waits to be published.
     pub(crate) fn start(
         limits: &Limits,
         partitions: u32,
-        queue: &Queue,
+        context: &PublisherContext,
         refusals: RefusalCache,
         stopping: CancellationToken,
+        background: &CancellationToken,
     ) -> (Self, JoinSet<()>) {
         let mut publishers = JoinSet::new();
         let batch_permits = Arc::new(Semaphore::new(limits.batches_in_flight));
@@ -59,11 +63,11 @@ impl Dispatcher {
                 let (sender, receiver) = pacing::channel(limits.in_flight_claims_max, batch_permits.clone());
                 let publisher = Publisher {
                     partition: PartitionId::new(number),
-                    queue: queue.clone(),
+                    context: context.clone(),
                     claims_max: limits.batch_claims_max,
                     bytes_max: limits.batch_bytes_max,
                 };
-                publishers.spawn(publisher.run(receiver));
+                publishers.spawn(publisher.run(receiver, background.clone()));
                 sender
             })
             .collect();
@@ -71,7 +75,7 @@ impl Dispatcher {
             senders: PartitionSenders(senders),
             refusals,
             claim_permits: Arc::new(Semaphore::new(limits.in_flight_claims_max)),
-            health: queue.health.clone(),
+            availability: context.availability.clone(),
             claim_timeout: limits.claim_timeout,
             stopping,
         };
@@ -97,7 +101,7 @@ impl Dispatcher {
     }
 
     fn submit(&self, claim: Arc<Claim>) -> Result<oneshot::Receiver<Answer>, Unavailable> {
-        self.health.check()?;
+        self.availability.check()?;
         if self.stopping.is_cancelled() {
             return Err(Unavailable::Stopping);
         }

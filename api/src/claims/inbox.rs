@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::claims::answer::{Answer, Unavailable};
-use crate::claims::batch::{Published, UnansweredBatch};
+use crate::claims::batch::{PublishResult, UnansweredBatch};
 use crate::claims::cursors::Cursors;
 use crate::claims::pacing::BatchPermit;
 use crate::claims::waiter::{Waiter, answer_all};
@@ -65,8 +65,8 @@ impl Inbox {
         batch_id: Uuid,
         waiters: Vec<Waiter>,
         permit: Option<BatchPermit>,
-    ) -> (u64, oneshot::Receiver<Published>) {
-        let (acknowledged, receiver) = oneshot::channel();
+    ) -> (u64, oneshot::Receiver<PublishResult>) {
+        let (acknowledgement, receiver) = oneshot::channel();
         let number = self.next_number.fetch_add(1, Ordering::Relaxed);
         let deadline = waiters.iter().map(|waiter| waiter.deadline).min().unwrap_or_else(Instant::now);
         let batch = UnansweredBatch {
@@ -77,9 +77,9 @@ impl Inbox {
             receipt: None,
             deadline,
             link_number: self.queue.link.borrow().number,
-            acknowledged: Some(acknowledged),
-            published: Instant::now(),
-            applied: None,
+            acknowledgement: Some(acknowledgement),
+            published_at: Instant::now(),
+            applied_at: None,
             permit,
         };
         self.lock().insert(number, batch);
@@ -146,8 +146,8 @@ impl Inbox {
         }
         let Some(batch) = unanswered.remove(&number) else { return };
         drop(unanswered);
-        if let Some(acknowledged) = batch.acknowledged {
-            let _ = acknowledged.send(Published::Answered);
+        if let Some(acknowledgement) = batch.acknowledgement {
+            let _ = acknowledgement.send(PublishResult::Answered);
         }
         for (waiter, outcome) in batch.waiters.into_iter().zip(reply.outcomes) {
             waiter.answer(Answer::Outcome(outcome));
@@ -155,7 +155,7 @@ impl Inbox {
     }
 
     fn on_acknowledgement(&self, number: u64, message: &Message) {
-        let published = match published(message) {
+        let published = match publish_result(message) {
             Ok(published) => published,
             Err(error) => {
                 tracing::error!(number, %error, "a malformed acknowledgement");
@@ -164,19 +164,19 @@ impl Inbox {
         };
         let mut unanswered = self.lock();
         let Some(batch) = unanswered.get_mut(&number) else { return };
-        let acknowledged = batch.acknowledged.take();
+        let acknowledgement = batch.acknowledgement.take();
         let refused = match published {
-            Published::Stored(sequence) => {
+            PublishResult::Stored(sequence) => {
                 batch.receipt = Some(batch.receipt_of(sequence, &self.cursors));
                 None
             }
-            Published::Refused(reason) => unanswered.remove(&number).map(|batch| (batch.waiters, reason)),
-            Published::Answered => None,
+            PublishResult::Refused(reason) => unanswered.remove(&number).map(|batch| (batch.waiters, reason)),
+            PublishResult::Answered => None,
         };
         drop(unanswered);
         // The publisher may have gone on meanwhile.
-        if let Some(acknowledged) = acknowledged {
-            let _ = acknowledged.send(published);
+        if let Some(acknowledgement) = acknowledgement {
+            let _ = acknowledgement.send(published);
         }
         if let Some((waiters, reason)) = refused {
             answer_all(waiters, Answer::Unavailable(reason));
@@ -188,15 +188,15 @@ impl Inbox {
     }
 }
 
-fn published(message: &Message) -> Result<Published, serde_json::Error> {
+fn publish_result(message: &Message) -> Result<PublishResult, serde_json::Error> {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
-        return Ok(Published::Refused(Unavailable::QueueUnavailable));
+        return Ok(PublishResult::Refused(Unavailable::QueueUnavailable));
     }
     Ok(match serde_json::from_slice::<Response<PublishAck>>(&message.payload)? {
-        Response::Ok(ack) => Published::Stored(i64::try_from(ack.sequence).unwrap_or(i64::MAX)),
+        Response::Ok(ack) => PublishResult::Stored(i64::try_from(ack.sequence).unwrap_or(i64::MAX)),
         Response::Err { error } => {
             tracing::warn!(%error, "NATS refuses a batch");
-            Published::Refused(if error.error_code().0 == STREAM_FULL {
+            PublishResult::Refused(if error.error_code().0 == STREAM_FULL {
                 Unavailable::QueueFull
             } else {
                 Unavailable::QueueUnavailable

@@ -79,9 +79,14 @@ pub(crate) struct Receiver<T> {
 }
 
 impl<T> Receiver<T> {
-    /// Waits for claims and takes up to `limit`; 0 once nobody can send any more.
+    /// Waits for claims and takes up to `limit`; 0 once the channel is closed and empty.
     pub(crate) async fn recv_many(&mut self, claims: &mut Vec<T>, limit: usize) -> usize {
         self.receiver.recv_many(claims, limit).await
+    }
+
+    /// Takes no more claims than those that are in the channel already.
+    pub(crate) fn close(&mut self) {
+        self.receiver.close();
     }
 
     /// Takes a claim that is there.
@@ -92,7 +97,7 @@ impl<T> Receiver<T> {
     /// Waits until the next batch may go, for [`GATHER_MAX`] at most; then it goes without a permit. `enough` claims
     /// in the channel are worth a second batch.
     ///
-    /// A partition that gets no replies has no place left, and so asks for none of the process's permits.
+    /// A partition without replies keeps its own permits, and so takes none of the process's.
     pub(crate) async fn batch_permit(&self, enough: usize) -> Option<BatchPermit> {
         let permit = async {
             let partition = self.partition_permit(enough).await;
@@ -112,8 +117,8 @@ impl<T> Receiver<T> {
                 1..PARTITION_BATCHES_MAX => enough,
                 _ => NEVER,
             };
-            // Stored before the channel is looked at: a claim that comes later sees it. (One that did not would only
-            // not wake the receiver, which the next reply does.)
+            // Stored before the channel is looked at, so that a claim that comes later wakes the receiver. (Should one
+            // be missed, the next reply wakes the receiver.)
             pacing.wake_at.store(enough, Ordering::SeqCst);
             if self.receiver.len() >= enough {
                 pacing.wake_at.store(NEVER, Ordering::SeqCst);

@@ -9,10 +9,11 @@ use common::message::{BatchWriter, Command, REPLY_HEADER};
 use common::partition::PartitionId;
 use common::{queue, stream};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::claims::answer::{Answer, Unavailable};
-use crate::claims::batch::Published;
-use crate::claims::health::Health;
+use crate::claims::availability::Availability;
+use crate::claims::batch::PublishResult;
 use crate::claims::inbox::Inbox;
 use crate::claims::pacing::{BatchPermit, Receiver};
 use crate::claims::waiter::{Waiter, answer_all};
@@ -29,10 +30,10 @@ const MESSAGE_OVERHEAD_BYTES: usize = 1_024;
 
 /// What all publishers share.
 #[derive(Clone)]
-pub(crate) struct Queue {
+pub(crate) struct PublisherContext {
     pub(crate) connection: queue::Connection,
     pub(crate) inbox: Arc<Inbox>,
-    pub(crate) health: Arc<Health>,
+    pub(crate) availability: Arc<Availability>,
     /// Woken when a publish finds no stream.
     pub(crate) missing_stream: Arc<Notify>,
 }
@@ -40,7 +41,7 @@ pub(crate) struct Queue {
 /// One partition's publisher.
 pub(crate) struct Publisher {
     pub(crate) partition: PartitionId,
-    pub(crate) queue: Queue,
+    pub(crate) context: PublisherContext,
     /// `BATCH_CLAIMS_MAX`.
     pub(crate) claims_max: usize,
     /// `BATCH_BYTES_MAX`.
@@ -48,14 +49,23 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes what arrives until nobody can send any more.
-    pub(crate) async fn run(self, mut claims: Receiver<Waiter>) {
+    /// Publishes what arrives until `stop`, and then what has arrived.
+    pub(crate) async fn run(self, mut claims: Receiver<Waiter>, stop: CancellationToken) {
         let mut waiting = VecDeque::new();
         let mut arrived = Vec::new();
         let mut latest_batch_len = 0_usize;
         loop {
-            if waiting.is_empty() && claims.recv_many(&mut arrived, self.claims_max).await == 0 {
-                return;
+            if waiting.is_empty() {
+                let received =
+                    stop.run_until_cancelled(claims.recv_many(&mut arrived, self.claims_max)).await;
+                if received.is_none() {
+                    claims.close();
+                }
+                let is_over = received == Some(0)
+                    || received.is_none() && claims.recv_many(&mut arrived, self.claims_max).await == 0;
+                if is_over {
+                    return;
+                }
             }
             waiting.extend(arrived.drain(..));
             let permit = claims.batch_permit(latest_batch_len.saturating_sub(waiting.len())).await;
@@ -72,8 +82,8 @@ impl Publisher {
 
     /// Publishes the first of what is waiting as one message, and waits for its acknowledgement.
     async fn publish_next(&self, waiting: &mut VecDeque<Waiter>, permit: Option<BatchPermit>) {
-        let Queue { connection, inbox, health, missing_stream } = &self.queue;
-        if let Err(reason) = health.check() {
+        let PublisherContext { connection, inbox, availability, missing_stream } = &self.context;
+        if let Err(reason) = availability.check() {
             answer_all(waiting.drain(..), Answer::Unavailable(reason));
             return;
         }
@@ -99,10 +109,10 @@ impl Publisher {
         let acknowledged = tokio::select! {
             acknowledged = tokio::time::timeout(ACK_TIMEOUT, acknowledged) => acknowledged,
             // Whether the batch was stored is unknown: it is looked up.
-            () = health.nats_lost() => return,
+            () = availability.nats_lost() => return,
         };
         match acknowledged {
-            Ok(Ok(Published::Refused(Unavailable::QueueUnavailable))) => missing_stream.notify_one(),
+            Ok(Ok(PublishResult::Refused(Unavailable::QueueUnavailable))) => missing_stream.notify_one(),
             // Stored, or refused and told so; or answered already, or on its way to be looked up.
             Ok(_) => {}
             Err(_) => tracing::warn!(partition = %self.partition, "no acknowledgement in time"),
@@ -112,7 +122,7 @@ impl Publisher {
     /// Takes from the front what fits into one message. Claims that have waited until their deadline are told that
     /// they were not accepted.
     fn gather(&self, waiting: &mut VecDeque<Waiter>) -> (BatchWriter, Vec<Waiter>) {
-        let server_max = self.queue.connection.client.max_payload().saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        let server_max = self.context.connection.client.max_payload().saturating_sub(MESSAGE_OVERHEAD_BYTES);
         let bytes_max = self.bytes_max.min(server_max.max(MESSAGE_OVERHEAD_BYTES));
         let count = waiting.len().min(self.claims_max);
         let mut writer = BatchWriter::new((count * COMMAND_BYTES_TYPICAL).min(bytes_max));

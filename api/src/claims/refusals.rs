@@ -88,7 +88,7 @@ impl RefusalCache {
 
     /// Learns from an outcome of the queue: the winners of a coupon that is sold out are worth reading.
     pub(crate) fn observe(&self, coupon_name: &CouponName, outcome: Outcome) {
-        if outcome == Outcome::SoldOut && self.read().wants(coupon_name) {
+        if outcome == Outcome::SoldOut && self.read().is_worth_reading(coupon_name) {
             // Full: the next outcome says it again.
             let _ = self.refreshes.try_send(coupon_name.clone());
         }
@@ -175,7 +175,7 @@ impl RefusalCache {
         stop: CancellationToken,
     ) {
         while let Some(Some(coupon_name)) = stop.run_until_cancelled(refreshes.recv()).await {
-            if !self.read().wants(&coupon_name) {
+            if !self.read().is_worth_reading(&coupon_name) {
                 continue;
             }
             let read = self.read_coupon(&pool, &coupon_name).await;

@@ -10,8 +10,8 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::TaskTracker;
 
 use crate::claims::answer::{Answer, Unavailable};
+use crate::claims::availability::Availability;
 use crate::claims::batch::UnansweredBatch;
-use crate::claims::health::Health;
 use crate::claims::receipt::{self, Verdict};
 use crate::claims::waiter::Waiter;
 use crate::store;
@@ -27,7 +27,7 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 #[derive(Clone)]
 pub(crate) struct Resolver {
     pub(crate) pool: PgPool,
-    pub(crate) health: Arc<Health>,
+    pub(crate) availability: Arc<Availability>,
     pub(crate) partitions: u32,
     /// The tasks, so that a stop can wait for them.
     pub(crate) tasks: TaskTracker,
@@ -36,7 +36,7 @@ pub(crate) struct Resolver {
 }
 
 /// A claim whose outcome is not known yet.
-struct Open {
+struct OpenClaim {
     waiter: Waiter,
     /// Whether Postgres, when last asked, could not even say that the claim is still queued.
     unproven: bool,
@@ -55,10 +55,10 @@ impl Resolver {
     /// cannot come any more.
     async fn resolve(&self, mut batch: UnansweredBatch) {
         let mut backoff = Backoff::new(PAUSE_MIN, PAUSE_MAX);
-        let mut open: Vec<Open> =
-            batch.waiters.drain(..).map(|waiter| Open { waiter, unproven: false }).collect();
+        let mut open: Vec<OpenClaim> =
+            batch.waiters.drain(..).map(|waiter| OpenClaim { waiter, unproven: false }).collect();
         loop {
-            if self.health.postgres() {
+            if self.availability.postgres() {
                 self.look_up(&batch, &mut open).await;
             }
             let left = batch.deadline.saturating_duration_since(Instant::now());
@@ -68,7 +68,7 @@ impl Resolver {
             tokio::time::sleep(backoff.delay().min(left)).await;
         }
         let receipt = batch.receipt.filter(|receipt| receipt.generation != receipt::UNPROVEN);
-        for Open { waiter, unproven } in open {
+        for OpenClaim { waiter, unproven } in open {
             waiter.answer(match receipt {
                 Some(receipt) if !unproven => Answer::Pending(receipt),
                 _ => Answer::Unavailable(Unavailable::OutcomeUnknown),
@@ -77,7 +77,7 @@ impl Resolver {
     }
 
     /// Answers the claims of which Postgres proves what became of them.
-    async fn look_up(&self, batch: &UnansweredBatch, open: &mut Vec<Open>) {
+    async fn look_up(&self, batch: &UnansweredBatch, open: &mut Vec<OpenClaim>) {
         let Some(first) = open.first() else { return };
         let partition = PartitionId::of(&first.waiter.claim.coupon_name, self.partitions);
         let claims = open.iter().map(|open| &open.waiter.claim);
@@ -96,11 +96,11 @@ impl Resolver {
                 return;
             }
         };
-        for (Open { waiter, .. }, state) in std::mem::take(open).into_iter().zip(states) {
+        for (OpenClaim { waiter, .. }, state) in std::mem::take(open).into_iter().zip(states) {
             match receipt::judge(waiter.claim.claim_id, batch.receipt, &state) {
                 Verdict::Known(outcome) => waiter.answer(Answer::Outcome(outcome)),
-                Verdict::Queued => open.push(Open { waiter, unproven: false }),
-                Verdict::Unproven => open.push(Open { waiter, unproven: true }),
+                Verdict::Queued => open.push(OpenClaim { waiter, unproven: false }),
+                Verdict::Unproven => open.push(OpenClaim { waiter, unproven: true }),
             }
         }
     }

@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::json::{self, Type, invalid};
 use super::problem::Problem;
 use super::reply::HttpReply;
-use super::state::{Shared, State};
+use super::state::{SharedState, State};
 use crate::claims::answer::{Answer, Unavailable};
 use crate::claims::receipt::{ClaimReceipt, Verdict, judge};
 use crate::store;
@@ -47,7 +47,7 @@ struct ClaimView<'a> {
 const VIEW_BYTES: usize = 140;
 
 /// `POST /api/coupons/claim`, through the router.
-pub(super) async fn claim(state: Shared, headers: HeaderMap, body: Bytes) -> Result<HttpReply, Problem> {
+pub(super) async fn claim(state: SharedState, headers: HeaderMap, body: Bytes) -> Result<HttpReply, Problem> {
     answer(&state, headers, body).await
 }
 
@@ -112,7 +112,7 @@ fn view_of(claim: &Claim, status: &str, position: Option<i64>) -> Vec<u8> {
 /// `GET /api/coupons/{name}/claims/{user_id}`: a user's claim or, with the query of a 202's
 /// `Location`, what became of that claim.
 pub(super) async fn view(
-    state: Shared,
+    state: SharedState,
     path: Result<Path<(String, String)>, PathRejection>,
     request: Request,
 ) -> Result<HttpReply, Problem> {

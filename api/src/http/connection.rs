@@ -1,4 +1,4 @@
-//! A connection, from its first request to its last: hyper's, with a way to stop it and a gentle end.
+//! A connection from its first request to its last, served by hyper: how it is stopped, and how it is closed.
 
 use std::convert::Infallible;
 use std::future::poll_fn;
@@ -34,7 +34,7 @@ const LINGER_CHUNK_BYTES: usize = 4 << 10;
 
 /// What a connection may take.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Terms {
+pub(super) struct ConnectionLimits {
     /// How long for a request's head, idling included.
     pub(super) header_timeout: Duration,
     /// How long until the client takes the next part of an answer.
@@ -43,17 +43,17 @@ pub(super) struct Terms {
     pub(super) keep_alive: bool,
 }
 
-/// Answers requests until the client or we have had enough. Once `stop` is cancelled, the connection ends with the
+/// Answers requests until the client closes the connection or a limit ends it. Once `stop` is cancelled, the connection ends with the
 /// request that it is at.
 pub(super) async fn serve(
     stream: TcpStream,
     stack: impl Answers<Incoming>,
-    terms: Terms,
+    limits: ConnectionLimits,
     stop: &CancellationToken,
 ) {
     // Answers are one small packet: waiting for more would only delay them.
     let _ = stream.set_nodelay(true);
-    let io = RequestIo::new(stream, terms.write_timeout);
+    let io = RequestIo::new(stream, limits.write_timeout);
     let traffic = io.traffic();
     // A token of its own: all connections' tasks would share the lock of one.
     let token = stop.child_token();
@@ -70,9 +70,9 @@ pub(super) async fn serve(
     });
     let mut connection = http1::Builder::new()
         .timer(ConnectionTimer::default())
-        .header_read_timeout(terms.header_timeout)
+        .header_read_timeout(limits.header_timeout)
         .max_buf_size(BUFFER_BYTES_MAX)
-        .keep_alive(terms.keep_alive)
+        .keep_alive(limits.keep_alive)
         // A client that has said all it has to say still gets its answer.
         .half_close(true)
         .serve_connection(TokioIo::new(io), service);

@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::json::{self, Type, invalid};
 use super::problem::Problem;
-use super::state::Shared;
+use super::state::SharedState;
 use crate::claims::receipt::coupon_path;
 use crate::store::{self, PAGE_WINNERS_MAX};
 
@@ -33,7 +33,7 @@ struct CouponBody<'a> {
 
 /// `POST /api/coupons`
 pub(super) async fn create(
-    state: Shared,
+    state: SharedState,
     headers: HeaderMap,
     body: Bytes,
 ) -> Result<Response<Body>, Problem> {
@@ -58,7 +58,7 @@ pub(super) async fn create(
 
 /// `GET /api/coupons/{name}`
 pub(super) async fn view(
-    state: Shared,
+    state: SharedState,
     path: Result<Path<String>, PathRejection>,
 ) -> Result<Response<Body>, Problem> {
     let Path(name) = path.map_err(|_| Problem::InvalidRequest("the path is not UTF-8".into()))?;
@@ -66,11 +66,11 @@ pub(super) async fn view(
 }
 
 /// The path of the coupon "claim" is also that of claims.
-pub(super) async fn view_one_called_claim(state: Shared) -> Result<Response<Body>, Problem> {
+pub(super) async fn view_one_called_claim(state: SharedState) -> Result<Response<Body>, Problem> {
     view_named(&state, "claim").await
 }
 
-async fn view_named(state: &Shared, name: &str) -> Result<Response<Body>, Problem> {
+async fn view_named(state: &SharedState, name: &str) -> Result<Response<Body>, Problem> {
     let name = CouponName::new(name).map_err(|rule| invalid("name", rule))?;
     let coupon = state
         .ask(async |connection| store::coupon(connection, &name).await)
@@ -111,7 +111,7 @@ async fn view_named(state: &Shared, name: &str) -> Result<Response<Body>, Proble
 /// pages show the moment at which the coupon was read, without a transaction that lasts as long as
 /// the slowest client.
 struct Winners {
-    state: Shared,
+    state: SharedState,
     name: CouponName,
     after: i64,
     up_to: i64,

@@ -4,7 +4,7 @@ use axum::http::StatusCode;
 use serde_json::json;
 
 use super::reply::HttpReply;
-use super::state::Shared;
+use super::state::SharedState;
 
 /// Where one asks whether the process lives; also answered to those for whom there is no room.
 pub(super) const HEALTH_PATH: &str = "/health";
@@ -15,9 +15,9 @@ pub(super) async fn alive() -> HttpReply {
 }
 
 /// `GET /health/ready`: whether Postgres and NATS answer.
-pub(super) async fn ready(state: Shared) -> HttpReply {
+pub(super) async fn ready(state: SharedState) -> HttpReply {
     let word = |answers| if answers { "ok" } else { "unavailable" };
-    let (postgres, nats) = (state.health.postgres(), state.health.nats());
+    let (postgres, nats) = (state.availability.postgres(), state.availability.nats());
     let (code, status) = match postgres && nats {
         true => (StatusCode::OK, "ready"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),

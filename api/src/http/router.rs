@@ -19,12 +19,12 @@ use super::{claim, coupon, health};
 /// Where claims go.
 const CLAIM_PATH: &str = "/api/coupons/claim";
 
-/// All handlers. Its clones share one count of references, and every request makes some: each connection gets
-/// [its own](Self::for_connection), as one that all threads write to costs more than most of a claim's handler.
+/// All handlers. Every request clones them, so each connection has a reference count
+/// [of its own](Self::for_connection): one that all threads write to costs more than most of a claim's handler.
 #[derive(Clone)]
-pub(super) struct Handlers(Arc<Shared>);
+pub(super) struct Handlers(Arc<Inner>);
 
-struct Shared {
+struct Inner {
     state: Arc<State>,
     bodies: Arc<Bodies>,
     router: Router,
@@ -34,13 +34,13 @@ impl Handlers {
     pub(super) fn new(state: State, bodies: Bodies) -> Self {
         let (state, bodies) = (Arc::new(state), Arc::new(bodies));
         let router = router(state.clone());
-        Self(Arc::new(Shared { state, bodies, router }))
+        Self(Arc::new(Inner { state, bodies, router }))
     }
 
-    /// The same handlers, with a count of references of their own.
+    /// The same handlers, with a reference count of their own.
     pub(super) fn for_connection(&self) -> Self {
-        let Shared { state, bodies, router } = &*self.0;
-        Self(Arc::new(Shared { state: state.clone(), bodies: bodies.clone(), router: router.clone() }))
+        let Inner { state, bodies, router } = &*self.0;
+        Self(Arc::new(Inner { state: state.clone(), bodies: bodies.clone(), router: router.clone() }))
     }
 
     pub(super) fn bodies(&self) -> &Bodies {
@@ -49,7 +49,7 @@ impl Handlers {
 
     /// Answers a request. Nearly all of a sale are claims: they do not go through the router.
     pub(super) async fn answer(&self, request: Request<Bytes>) -> Response<Body> {
-        let Shared { state, router, .. } = &*self.0;
+        let Inner { state, router, .. } = &*self.0;
         if request.method() == Method::POST && request.uri().path() == CLAIM_PATH {
             let (Parts { headers, .. }, body) = request.into_parts();
             return claim::answer(state, headers, body).await.into_response();
@@ -64,7 +64,8 @@ impl Handlers {
 fn router(state: Arc<State>) -> Router {
     Router::new()
         .route("/api/coupons", post(coupon::create))
-        // A coupon may be called "claim".
+        // `answer` takes claims before the router; here the route is for the Allow header. A coupon may be called
+        // "claim".
         .route(CLAIM_PATH, post(claim::claim).get(coupon::view_one_called_claim))
         .route("/api/coupons/{name}", get(coupon::view))
         .route("/api/coupons/{name}/claims/{user_id}", get(claim::view))

@@ -14,17 +14,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::body::Bodies;
-use super::connection::{self, Terms};
+use super::connection::{self, ConnectionLimits};
 use super::router::Handlers;
-use super::stack::{refusals, stack};
+use super::stack::{overload_stack, stack};
 use super::state::State;
 use crate::config::Limits;
 
-/// Connections beyond `CONNECTIONS_MAX` that are told so at the same time; the others are closed.
-const REFUSALS_MAX: usize = 256;
+/// Connections beyond `CONNECTIONS_MAX` that get an answer at the same time; the others are closed.
+const OVERLOAD_ANSWERS_MAX: usize = 256;
 
-/// How long a refused connection has to send its request.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long such a connection has to send its request, and to take each part of the answer.
+const OVERLOAD_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Bytes of an answer that the kernel takes before it can send them (`TCP_NOTSENT_LOWAT`). Left to itself, Linux
 /// takes almost 3 MB for each client that does not read, until there is no memory left for TCP; and only when
@@ -46,7 +46,7 @@ pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     // A server that is started again takes the port of its predecessor's last connections.
     socket.set_reuseaddr(true)?;
-    // Connections inherit it. What passes for Linux, in a sandbox, may not know it.
+    // Connections inherit it. Some sandboxes that emulate Linux do not know it.
     #[cfg(target_os = "linux")]
     if let Err(error) = socket2::SockRef::from(&socket).set_tcp_notsent_lowat(UNSENT_BYTES_MAX) {
         tracing::warn!(%error, "the kernel may keep megabytes for each client that does not read");
@@ -58,16 +58,19 @@ pub fn listen(address: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
 /// Serves until `stop`, then lets the requests in flight finish within `SHUTDOWN_TIMEOUT_MS`.
 pub async fn serve(listener: TcpListener, state: State, limits: &Limits, stop: CancellationToken) {
     let handlers = Handlers::new(state, Bodies::new(limits));
-    let terms = Terms {
+    let connection_limits = ConnectionLimits {
         header_timeout: limits.header_timeout,
         write_timeout: limits.write_timeout,
         keep_alive: true,
     };
-    let refusals = refusals();
-    let refusal_terms =
-        Terms { header_timeout: REFUSAL_TIMEOUT, write_timeout: REFUSAL_TIMEOUT, keep_alive: false };
-    let places = Arc::new(Semaphore::new(limits.connections_max));
-    let refusal_places = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let overload = overload_stack();
+    let overload_limits = ConnectionLimits {
+        header_timeout: OVERLOAD_TIMEOUT,
+        write_timeout: OVERLOAD_TIMEOUT,
+        keep_alive: false,
+    };
+    let permits = Arc::new(Semaphore::new(limits.connections_max));
+    let overload_permits = Arc::new(Semaphore::new(OVERLOAD_ANSWERS_MAX));
     let tasks = TaskTracker::new();
     let mut backoff = Backoff::for_server();
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
@@ -82,17 +85,17 @@ pub async fn serve(listener: TcpListener, state: State, limits: &Limits, stop: C
         };
         backoff.reset();
         let stop = stop.clone();
-        if let Ok(place) = places.clone().try_acquire_owned() {
+        if let Ok(permit) = permits.clone().try_acquire_owned() {
             let stack = stack(handlers.for_connection());
             tasks.spawn(async move {
-                connection::serve(stream, stack, terms, &stop).await;
-                drop(place);
+                connection::serve(stream, stack, connection_limits, &stop).await;
+                drop(permit);
             });
-        } else if let Ok(place) = refusal_places.clone().try_acquire_owned() {
-            let refusals = refusals.clone();
+        } else if let Ok(permit) = overload_permits.clone().try_acquire_owned() {
+            let overload = overload.clone();
             tasks.spawn(async move {
-                connection::serve(stream, refusals, refusal_terms, &stop).await;
-                drop(place);
+                connection::serve(stream, overload, overload_limits, &stop).await;
+                drop(permit);
             });
         }
     }

@@ -62,16 +62,16 @@ pub(super) fn stack(handlers: Handlers) -> impl Answers<Incoming> {
         .service(answer)
 }
 
-/// Refuses requests of connections for which there is no room, without reading their bodies.
-pub(super) fn refusals() -> impl Answers<Incoming> {
-    let refuse = service_fn(|request: Request<Incoming>| async move {
-        // Whoever asks whether the process lives must not take a crowd for its death.
+/// The way of a request on a connection beyond `CONNECTIONS_MAX`: 503 `overloaded`, without reading its body.
+pub(super) fn overload_stack() -> impl Answers<Incoming> {
+    let overloaded = service_fn(|request: Request<Incoming>| async move {
+        // A health check must not take an overload for the death of the process.
         Ok(match request.uri().path() {
             health::HEALTH_PATH => health::alive().await.into_response(),
             _ => Problem::from(Unavailable::Overloaded).into_response(),
         })
     });
-    ServiceBuilder::new().layer_fn(with_request_id).layer_fn(catching_panics).service(refuse)
+    ServiceBuilder::new().layer_fn(with_request_id).layer_fn(catching_panics).service(overloaded)
 }
 
 /// Gives each request and its answer an id, and tells the log about both.
@@ -122,9 +122,8 @@ fn catching_panics<B: Send + 'static>(mut inner: impl Answers<B>) -> impl Answer
     })
 }
 
-/// Reads a request's body before anybody looks at the request. So there is no answer to a request whose body is still
-/// on its way, but for those that say that the connection ends with it: another request could not be told from the
-/// rest of the body.
+/// Reads a request's body before the request is handled. A body that cannot be read (too large, too slow, no room) is
+/// answered with `connection: close`, because the rest of it cannot be told from a next request.
 fn with_body(inner: impl Answers<Bytes>, handlers: Handlers) -> impl Answers<Incoming> {
     service_fn(move |request: Request<Incoming>| {
         let (mut inner, handlers) = (inner.clone(), handlers.clone());

@@ -7,8 +7,8 @@ use sqlx::postgres::{PgConnection, PgPool};
 
 use super::problem::Problem;
 use crate::claims::answer::Unavailable;
+use crate::claims::availability::Availability;
 use crate::claims::dispatcher::Dispatcher;
-use crate::claims::health::Health;
 use crate::store;
 
 /// How long one question to Postgres may take.
@@ -19,10 +19,10 @@ pub struct State {
     pub(crate) pool: PgPool,
     pub(crate) partitions: u32,
     pub(crate) dispatcher: Dispatcher,
-    pub(crate) health: Arc<Health>,
+    pub(crate) availability: Arc<Availability>,
 }
 
-pub(super) type Shared = axum::extract::State<Arc<State>>;
+pub(super) type SharedState = axum::extract::State<Arc<State>>;
 
 impl State {
     /// Asks Postgres, unless it is known to be away, within the time that a request has.
@@ -30,7 +30,7 @@ impl State {
         &self,
         question: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
     ) -> Result<T, Problem> {
-        if !self.health.postgres() {
+        if !self.availability.postgres() {
             return Err(Unavailable::DatabaseUnavailable.into());
         }
         Ok(store::ask(&self.pool, QUESTION_TIMEOUT, question).await?)

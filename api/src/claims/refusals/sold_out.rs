@@ -89,7 +89,7 @@ impl SoldOutCoupons {
     }
 
     /// Whether the coupon's winners are worth reading now.
-    pub(super) fn wants(&self, name: &CouponName) -> bool {
+    pub(super) fn is_worth_reading(&self, name: &CouponName) -> bool {
         let waits = || self.retry_at.get(name).is_some_and(|at| *at > Instant::now());
         self.weight_max > 0 && !self.coupons.contains_key(name) && !waits()
     }
@@ -203,9 +203,9 @@ mod tests {
     #[test]
     fn what_cannot_be_remembered_is_not_tried_again_at_once() {
         let mut coupons = SoldOutCoupons::new(200);
-        assert!(coupons.wants(&name("a")));
+        assert!(coupons.is_worth_reading(&name("a")));
         coupons.retry_later(name("a"));
-        assert!(!coupons.wants(&name("a")) && coupons.wants(&name("b")));
+        assert!(!coupons.is_worth_reading(&name("a")) && coupons.is_worth_reading(&name("b")));
     }
 
     #[test]

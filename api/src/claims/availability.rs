@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::connection::State;
 use async_nats::{Subject, SubscribeError, Subscriber};
 use common::queue::{Connection as Queue, Link};
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection};
 use tokio::sync::watch;
@@ -27,14 +27,14 @@ const READY_POLL: Duration = Duration::from_millis(5);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Whether Postgres and NATS answer.
-pub(crate) struct Health {
+pub(crate) struct Availability {
     postgres: AtomicBool,
     nats: watch::Sender<bool>,
     link: watch::Receiver<Link>,
     cursors: Arc<Cursors>,
 }
 
-impl Health {
+impl Availability {
     /// Both count as away until they have been asked. `cursors` are refreshed with each answer of Postgres.
     pub(crate) fn new(link: watch::Receiver<Link>, cursors: Arc<Cursors>) -> Arc<Self> {
         Arc::new(Self { postgres: AtomicBool::new(false), nats: watch::Sender::new(false), link, cursors })
@@ -152,11 +152,13 @@ impl NatsProbe {
     }
 
     async fn answers(&mut self) -> bool {
+        // An answer to an earlier question that came too late says nothing about now.
+        while self.answers.next().now_or_never().flatten().is_some() {}
         let client = &self.queue.client;
         // The library tells of changes, but may drop the news when it is flooded: its state counts.
         client.connection_state() == State::Connected
             && client.publish_with_reply("$JS.API.INFO", self.inbox.clone(), Default::default()).await.is_ok()
-            && self.answers.next().await.is_some()
+            && matches!(self.answers.next().await, Some(answer) if answer.status.is_none())
     }
 }
 
