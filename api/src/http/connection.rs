@@ -1,6 +1,5 @@
 //! A connection from its first request to its last, served by hyper: how it is stopped, and how it is closed.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::Poll;
@@ -8,6 +7,7 @@ use std::time::Duration;
 
 use axum::http::HeaderValue;
 use axum::http::header::CONNECTION;
+use futures::TryFutureExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -59,14 +59,13 @@ pub(super) async fn serve(
     let token = stop.child_token();
     let mut stopping = pin!(token.cancelled());
     let service = service_fn(|request| {
-        let (answer, token) = (stack.clone().call(request), &token);
-        async move {
-            let mut response = answer.await?;
+        let token = &token;
+        stack.clone().call(request).map_ok(move |mut response| {
             if token.is_cancelled() {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             }
-            Ok::<_, Infallible>(response)
-        }
+            response
+        })
     });
     let mut connection = http1::Builder::new()
         .timer(ConnectionTimer::default())

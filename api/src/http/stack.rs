@@ -83,9 +83,9 @@ fn with_request_id<B: Send + 'static>(mut inner: impl Answers<B>) -> impl Answer
         span.in_scope(|| {
             tracing::debug!(method = %request.method(), path = request.uri().path(), "request");
         });
-        let answer = inner.call(request).instrument(span);
-        async move {
-            let mut response = answer.await?;
+        // Mapped, not awaited: an async block would hold the answer's future twice.
+        inner.call(request).instrument(span).map(move |response| {
+            let mut response = response?;
             let status = response.status();
             tracing::debug!(?id, status = status.as_u16(), "response");
             if status == StatusCode::INTERNAL_SERVER_ERROR {
@@ -93,7 +93,7 @@ fn with_request_id<B: Send + 'static>(mut inner: impl Answers<B>) -> impl Answer
             }
             response.headers_mut().insert(REQUEST_ID, id);
             Ok(response)
-        }
+        })
     })
 }
 
