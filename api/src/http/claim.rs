@@ -54,7 +54,12 @@ pub(super) async fn claim(state: SharedState, headers: HeaderMap, body: Bytes) -
 /// `POST /api/coupons/claim`
 pub(super) async fn answer(state: &State, headers: HeaderMap, body: Bytes) -> Result<HttpReply, Problem> {
     json::check(&headers)?;
-    let key = headers.get(IDEMPOTENCY_KEY).map(|key| idempotency_key(key.as_bytes())).transpose()?;
+    let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
+    let key = keys.next().map(|key| idempotency_key(key.as_bytes())).transpose()?;
+    if keys.next().is_some() {
+        // Which of the two names the claim, the next server on the way might decide otherwise.
+        return Err(invalid("Idempotency-Key", "must stand only once"));
+    }
     let claim = Arc::new(parse(&body, key)?);
     // Not kept while the claim waits; and by now they are this thread's own, which makes it cheap.
     drop((headers, body));

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::harness::{Reply, Setup, System, run};
+use crate::harness::{Raw, Reply, Setup, System, json_request, run};
 
 #[test]
 fn a_repeated_claim_gets_the_same_answer() {
@@ -86,6 +86,26 @@ fn keys_have_1_to_255_characters() {
             client.claim_with_key("f", "PROMO", key).await.assert_problem(400, "invalid_request");
         }
         assert_eq!(client.view("PROMO").await["claimed_by"], json!(["a", "b", "c", "d", "e"]));
+        system.stop().await;
+    });
+}
+
+#[test]
+fn a_claim_has_one_key_at_most() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        client.create("PROMO", 1).await;
+        let claim = json_request("POST", "/api/coupons/claim", r#"{"user_id":"ann","coupon_name":"PROMO"}"#);
+        let mut raw = Raw::connect(client.address).await;
+        raw.send(claim.replacen("host: x", "host: x\r\nidempotency-key: a\r\nidempotency-key: b", 1)).await;
+        let reply = raw.reply().await.unwrap();
+        assert!(
+            reply.status == 400 && reply.body.contains("Idempotency-Key must stand only once"),
+            "{reply:?}"
+        );
+        // It was not queued.
+        client.claim("bob", "PROMO").await.assert_claimed("bob", "PROMO");
         system.stop().await;
     });
 }
