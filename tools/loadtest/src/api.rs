@@ -1,12 +1,12 @@
 //! Making and viewing coupons through the API.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use client::{Bytes, Connection, Limits, Method, Response};
 use futures::future::try_join_all;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
@@ -139,17 +139,12 @@ fn in_parallel(
     Ok(runtime.block_on(try_join_all(shares))?.concat())
 }
 
+/// All but what never has to be encoded.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// A name as one segment of a path.
 fn path_segment(name: &str) -> String {
-    let mut segment = String::with_capacity(name.len());
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            segment.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(segment, "%{byte:02X}");
-        }
-    }
+    let segment = utf8_percent_encode(name, ENCODED).to_string();
     // Dots alone would be taken for steps in the path.
     if segment.bytes().all(|byte| byte == b'.') { segment.replace('.', "%2E") } else { segment }
 }

@@ -49,7 +49,6 @@ pub struct Options {
 }
 
 /// The folder of the sources.
-#[must_use]
 pub fn workspace() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     package.ancestors().nth(2).unwrap_or(package).to_owned()

@@ -12,7 +12,6 @@ mod shared;
 mod tally;
 mod thread;
 mod timer;
-mod zipf;
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +24,7 @@ pub use options::Drive;
 pub use pace::Pace;
 pub use plan::{Ask, Mix, Plan};
 pub use requests::Requests;
-pub use tally::{AnswerCount, Answers, Fault, STRETCH, Stretch, Tally, percentile_ms};
+pub use tally::{Fault, STRETCH, Stretch, Tally, percentile_ms};
 
 use pace::Source;
 use thread::{Run, Thread};

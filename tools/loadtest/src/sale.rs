@@ -62,19 +62,16 @@ pub struct Report {
 
 impl Report {
     /// Final answers per second.
-    #[must_use]
     pub fn rate(&self) -> f64 {
         per_second(self.outcome.total.finished, self.outcome.elapsed)
     }
 
     /// Wins per second.
-    #[must_use]
     pub fn won_rate(&self) -> f64 {
         per_second(self.outcome.total.won, self.outcome.elapsed)
     }
 
     /// Whether every check passed.
-    #[must_use]
     pub fn passed(&self) -> bool {
         self.checks.iter().all(|check| check.passed())
     }

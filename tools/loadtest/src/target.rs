@@ -17,13 +17,11 @@ pub struct Target {
 
 impl Target {
     /// The value of the `Host` header.
-    #[must_use]
     pub fn authority(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
 
     /// The path of the request for `path` (which starts with a slash).
-    #[must_use]
     pub fn path(&self, path: &str) -> String {
         format!("{}{path}", self.base)
     }

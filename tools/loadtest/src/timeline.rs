@@ -43,7 +43,6 @@ impl Timeline {
     }
 
     /// The samples of a run that lasted for `elapsed`, in their order.
-    #[must_use]
     pub fn finish(mut self, elapsed: Duration) -> Vec<Sample> {
         while let Some((&index, _)) = self.open.first_key_value() {
             let begin = STRETCH * u32::try_from(index).unwrap_or(u32::MAX);

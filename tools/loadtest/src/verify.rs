@@ -29,7 +29,6 @@ impl Check {
     }
 
     /// Whether it held every time.
-    #[must_use]
     pub fn passed(&self) -> bool {
         self.violations == 0
     }
@@ -47,7 +46,6 @@ impl Check {
 
 /// Checks what the answers in `ledger` say by themselves. Up to `unknown_max` claims may have no outcome; `None`:
 /// any number of them. `user_id` names users in reports.
-#[must_use]
 pub fn answers(ledger: &Ledger, unknown_max: Option<u64>, user_id: &dyn Fn(u32) -> String) -> [Check; 2] {
     let known =
         (ledger.wins.len() + ledger.already_claimed.len()) as u64 + ledger.sold_out.iter().sum::<u64>();
@@ -71,7 +69,6 @@ pub fn answers(ledger: &Ledger, unknown_max: Option<u64>, user_id: &dyn Fn(u32) 
 ///
 /// A user whose outcome is unknown (the connection broke, or "try again" to the end) may or may not be among
 /// the winners; everybody else has to be exactly where the answers said.
-#[must_use]
 pub fn verify(
     ledger: &Ledger,
     before: &[Coupon],

@@ -9,7 +9,7 @@ use crate::report::{self, Bars};
 
 use super::results::Results;
 use super::system::System;
-use super::tables::Table;
+use super::tables::table;
 use super::workload::{self, Workload};
 
 const TITLE: &str = "# Benchmark\n\nWritten by `cargo run --release -p loadtest -- bench`.\n\n";
@@ -25,11 +25,8 @@ pub(super) fn write(
 ) -> anyhow::Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     let mut page = TITLE.to_owned();
-    let mut table = Table::new(["".to_owned(), "".to_owned()]);
-    for (name, value) in about {
-        table.row([(*name).to_owned(), value.clone()]);
-    }
-    table.write(&mut page);
+    let rows = about.iter().map(|(name, value)| vec![(*name).to_owned(), value.clone()]);
+    page.push_str(&table(["", ""].map(str::to_owned), rows));
     for (file, title) in plots(folder, results, workloads, systems)? {
         page.push_str(&format!("![{title}]({file})\n\n"));
     }

@@ -74,12 +74,7 @@ impl Measurement {
                 .mix
                 .users
                 .map_or(0, |_| Plan::new(&report.sale.mix).requests().saturating_sub(report.outcome.sent)),
-            answers: total
-                .answers
-                .kinds()
-                .iter()
-                .map(|kind| (kind.status, kind.code.clone(), kind.count))
-                .collect(),
+            answers: total.answers.iter().map(|((status, code), n)| (*status, code.clone(), *n)).collect(),
             broken: report.checks.iter().filter(|c| !c.passed()).map(|c| c.promise).collect(),
             cpu_us: used.cpu.into_iter().map(|(role, seconds)| (role, seconds * 1e6 / decided)).collect(),
             memory_mib: used.memory_mib,

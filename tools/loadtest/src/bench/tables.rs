@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::iter;
+
+use comfy_table::presets::ASCII_MARKDOWN;
 
 use crate::report::{count, ms, rate};
 
@@ -12,66 +15,34 @@ use super::workload::{self, Workload};
 /// Workloads whose use of CPU and memory is shown.
 const USAGE_OF: [&str; 4] = [workload::HOT, workload::CROWD, workload::FLASH_SALE, workload::ENDURANCE];
 
-/// A table with its columns aligned.
-pub(super) struct Table(Vec<Vec<String>>);
-
-impl Table {
-    pub(super) fn new(head: impl IntoIterator<Item = String>) -> Self {
-        Self(vec![head.into_iter().collect()])
-    }
-
-    pub(super) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.0.push(cells.into_iter().collect());
-    }
-
-    pub(super) fn write(&self, out: &mut String) {
-        let columns = self.0.first().map_or(0, Vec::len);
-        let width = |column: usize| {
-            self.0
-                .iter()
-                .filter_map(|row| row.get(column))
-                .map(|cell| cell.chars().count())
-                .max()
-                .unwrap_or(0)
-        };
-        let widths = (0..columns).map(width).collect::<Vec<_>>();
-        for (index, row) in self.0.iter().enumerate() {
-            for (cell, width) in row.iter().zip(&widths) {
-                // Writing to a string cannot fail.
-                let _ = write!(out, "| {cell:<width$} ");
-            }
-            out.push_str("|\n");
-            if index == 0 {
-                for width in &widths {
-                    let _ = write!(out, "|{}", "-".repeat(width + 2));
-                }
-                out.push_str("|\n");
-            }
-        }
-        out.push('\n');
-    }
+/// A table with its columns aligned, in Markdown, and an empty line after it.
+pub(super) fn table(
+    head: impl IntoIterator<Item = String>,
+    rows: impl IntoIterator<Item = Vec<String>>,
+) -> String {
+    let head = head.into_iter().collect::<Vec<_>>();
+    format!("{}\n\n", comfy_table::Table::new().load_style(ASCII_MARKDOWN).set_header(head).add_rows(rows))
 }
 
 /// All tables, one after the other.
 pub(super) fn tables(results: &Results, workloads: &[Workload], systems: &[System]) -> String {
     let mut out = "The workloads:\n\n".to_owned();
-    let mut about = Table::new(["workload", "what it is"].map(str::to_owned));
-    for workload in workloads {
-        about.row([workload.name, workload.about].map(str::to_owned));
-    }
-    about.write(&mut out);
+    let about = workloads.iter().map(|workload| [workload.name, workload.about].map(str::to_owned).to_vec());
+    out.push_str(&table(["workload", "what it is"].map(str::to_owned), about));
     out.push_str(
         "Decided claims per second, then median and 99th percentile of the latency in milliseconds:\n\n",
     );
-    throughput(results, workloads, systems).write(&mut out);
-    if let Some(table) = ratios(results, workloads, systems) {
-        out.push_str("This system's rate (1 API + 1 worker), divided by that of others in the same repetition: median (lowest to \
-             highest):\n\n");
-        table.write(&mut out);
+    out.push_str(&throughput(results, workloads, systems));
+    if let Some(ratios) = ratios(results, workloads, systems) {
+        out.push_str(
+            "The rate of this system (1 API + 1 worker), divided by that of others in the same repetition: ",
+        );
+        out.push_str("median (lowest to highest):\n\n");
+        out.push_str(&ratios);
     }
     if workloads.iter().any(|workload| USAGE_OF.contains(&workload.name)) {
         out.push_str("CPU microseconds per decided claim, and memory in MiB, by process:\n\n");
-        usage(results, workloads, systems).write(&mut out);
+        out.push_str(&usage(results, workloads, systems));
     }
     goals(results, &mut out);
     for note in notes(results) {
@@ -80,14 +51,13 @@ pub(super) fn tables(results: &Results, workloads: &[Workload], systems: &[Syste
     out
 }
 
-fn throughput(results: &Results, workloads: &[Workload], systems: &[System]) -> Table {
-    let titles = systems.iter().map(|system| system.title().to_owned());
-    let mut table = Table::new(["workload".to_owned()].into_iter().chain(titles));
-    for workload in workloads {
+fn throughput(results: &Results, workloads: &[Workload], systems: &[System]) -> String {
+    let rows = workloads.iter().map(|workload| {
         let cells = systems.iter().map(|system| cell(results, workload, *system));
-        table.row([workload.name.to_owned()].into_iter().chain(cells));
-    }
-    table
+        iter::once(workload.name.to_owned()).chain(cells).collect()
+    });
+    let titles = systems.iter().map(|system| system.title().to_owned());
+    table(iter::once("workload".to_owned()).chain(titles), rows)
 }
 
 fn cell(results: &Results, workload: &Workload, system: System) -> String {
@@ -104,26 +74,20 @@ fn cell(results: &Results, workload: &Workload, system: System) -> String {
     format!("{} · {} · {}", rate(per_second), ms(p50), ms(p99))
 }
 
-fn ratios(results: &Results, workloads: &[Workload], systems: &[System]) -> Option<Table> {
+fn ratios(results: &Results, workloads: &[Workload], systems: &[System]) -> Option<String> {
     let ours = System::QUEUE;
     let others = systems.iter().filter(|&&system| system != ours).collect::<Vec<_>>();
-    if !systems.contains(&ours) || others.is_empty() {
-        return None;
-    }
-    let titles = others.iter().map(|system| format!("by {}", system.title()));
-    let mut table = Table::new(["workload".to_owned()].into_iter().chain(titles));
-    let head_only = table.0.len();
-    for workload in workloads.iter().filter(|workload| !workload.open) {
+    let rows = workloads.iter().filter(|workload| !workload.open).map(|workload| {
         let cells = others.iter().map(|other| {
-            let ids = ((workload.name, ours.name()), (workload.name, other.name()));
-            results.ratio(ids.0, ids.1, |m| m.rate).map(spread).unwrap_or_default()
+            let (of, to) = ((workload.name, ours.name()), (workload.name, other.name()));
+            results.ratio(of, to, |m| m.rate).map(spread).unwrap_or_default()
         });
-        let cells = cells.collect::<Vec<_>>();
-        if cells.iter().any(|cell| !cell.is_empty()) {
-            table.row([workload.name.to_owned()].into_iter().chain(cells));
-        }
-    }
-    (table.0.len() > head_only).then_some(table)
+        iter::once(workload.name.to_owned()).chain(cells).collect::<Vec<_>>()
+    });
+    // Only those with a ratio.
+    let rows = rows.filter(|row| row.iter().skip(1).any(|cell| !cell.is_empty())).collect::<Vec<_>>();
+    let titles = others.iter().map(|system| format!("by {}", system.title()));
+    (!rows.is_empty()).then(|| table(iter::once("workload".to_owned()).chain(titles), rows))
 }
 
 fn spread(Spread { median, min, max }: Spread) -> String {
@@ -131,36 +95,29 @@ fn spread(Spread { median, min, max }: Spread) -> String {
     format!("{median:.digits$} ({min:.digits$} to {max:.digits$})")
 }
 
-fn usage(results: &Results, workloads: &[Workload], systems: &[System]) -> Table {
+fn usage(results: &Results, workloads: &[Workload], systems: &[System]) -> String {
     const ROLES: [&str; 5] = ["api", "worker", "nats", "postgres", "generator"];
-    let mut table = Table::new(
-        ["workload", "system"].into_iter().chain(ROLES).map(str::to_owned).chain(["CPU in all".to_owned()]),
-    );
-    for workload in workloads.iter().filter(|workload| USAGE_OF.contains(&workload.name)) {
-        for system in systems {
-            let median = |figure: &dyn Fn(&Measurement) -> Option<f64>| {
-                let cell = results.cell(workload.name, system.name());
-                Spread::of(cell.into_iter().filter_map(figure)).map(|spread| spread.median)
-            };
-            if results.cell(workload.name, system.name()).is_empty() {
-                continue;
+    let shown = workloads.iter().filter(|workload| USAGE_OF.contains(&workload.name));
+    let pairs = shown.flat_map(|workload| systems.iter().map(move |system| (workload, system)));
+    let rows = pairs.filter_map(|(workload, system)| {
+        let cell = results.cell(workload.name, system.name());
+        let median = |figure: &dyn Fn(&Measurement) -> Option<f64>| {
+            Spread::of(cell.iter().filter_map(|m| figure(m))).map(|spread| spread.median)
+        };
+        let total = median(&|m| Some(m.cpu_us.values().sum()))?;
+        let cells = ROLES.iter().map(|role| {
+            let memory = median(&|m| m.memory_mib.get(role).copied()).filter(|mib| *mib > 0.0);
+            match (median(&|m| m.cpu_us.get(role).copied()), memory) {
+                (Some(cpu), Some(memory)) => format!("{cpu:.1} µs · {memory:.0} MiB"),
+                (Some(cpu), None) => format!("{cpu:.1} µs"),
+                _ => String::new(),
             }
-            let cells = ROLES.iter().map(|role| {
-                let cpu = median(&|m| m.cpu_us.get(role).copied());
-                let memory = median(&|m| m.memory_mib.get(role).copied()).filter(|mib| *mib > 0.0);
-                match (cpu, memory) {
-                    (Some(cpu), Some(memory)) => format!("{cpu:.1} µs · {memory:.0} MiB"),
-                    (Some(cpu), None) => format!("{cpu:.1} µs"),
-                    _ => String::new(),
-                }
-            });
-            let total = median(&|m| Some(m.cpu_us.values().sum()));
-            let total = total.map(|us| format!("{us:.1} µs")).unwrap_or_default();
-            let names = [workload.name, system.title()].map(str::to_owned);
-            table.row(names.into_iter().chain(cells).chain([total]));
-        }
-    }
-    table
+        });
+        let names = [workload.name, system.title()].map(str::to_owned);
+        Some(names.into_iter().chain(cells).chain([format!("{total:.1} µs")]).collect())
+    });
+    let head = ["workload", "system"].into_iter().chain(ROLES).chain(["CPU in all"]);
+    table(head.map(str::to_owned), rows)
 }
 
 /// What is compared across workloads.

@@ -112,7 +112,7 @@ impl<'a, 'b> Connection<'a, 'b> {
         let (now, drive) = (Instant::now(), self.shared.drive);
         let mut counts = self.shared.counts.borrow_mut();
         let answer = Answer::read(response);
-        counts.tally.answers.add(answer.status, answer.code());
+        counts.tally.answer(answer.status, answer.code());
         let claim = self.claim.as_mut()?;
         let mut meaning = answer.meaning(&claim.user_id);
         let again = match meaning {

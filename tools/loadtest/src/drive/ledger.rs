@@ -31,7 +31,6 @@ pub struct Ledger {
 
 impl Ledger {
     /// An empty one for this many coupons.
-    #[must_use]
     pub fn new(coupons: usize) -> Self {
         Self { sold_out: vec![0; coupons], ..Self::default() }
     }

@@ -19,7 +19,6 @@ pub enum Pace {
 
 impl Pace {
     /// Number of requests that `plan` sends within `length`; `None` when it depends on the server's speed.
-    #[must_use]
     pub fn requests(self, plan: &Plan, length: Option<Duration>) -> Option<u64> {
         let planned = Some(plan.requests()).filter(|&requests| requests < u64::MAX);
         match (self, length) {

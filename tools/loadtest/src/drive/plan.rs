@@ -1,11 +1,14 @@
 //! What each request asks for: a pure function of its number, so that a run can be repeated and checked.
 
-use super::zipf::Zipf;
+use rand::rngs::SmallRng;
+use rand::{RngExt as _, SeedableRng as _};
+use rand_distr::{Distribution as _, Zipf};
 
 /// The user ids, the coupons and their popularity.
 #[derive(Debug)]
 pub struct Plan {
-    popularity: Zipf,
+    /// Ranks from 1: a few coupons that most want, and a long tail.
+    popularity: Zipf<f64>,
     /// Share of the requests that come from a new user, of 2^32.
     fresh_share: u64,
     /// Users who have claimed before the first request of this plan.
@@ -42,7 +45,6 @@ pub struct Mix {
 
 impl Plan {
     /// Prepares the plan.
-    #[must_use]
     pub fn new(mix: &Mix) -> Self {
         let fresh_share = fixed_point(1.0 - mix.repeat_share);
         let room = u32::MAX - mix.earlier_users;
@@ -54,23 +56,18 @@ impl Plan {
             // Up to and including the request of the last new user.
             (users, share) => ((users.saturating_sub(1)) << 32) / share + 1,
         };
-        Self {
-            popularity: Zipf::new(mix.coupons, mix.skew),
-            fresh_share,
-            earlier_users: mix.earlier_users,
-            requests,
-            seed: mix.seed,
-        }
+        // One coupon at least, and a skew that is no number below 0: nothing is left to fail.
+        let popularity = Zipf::new(f64::from(mix.coupons.max(1)), mix.skew.max(0.0))
+            .unwrap_or_else(|error| unreachable!("{error}"));
+        Self { popularity, fresh_share, earlier_users: mix.earlier_users, requests, seed: mix.seed }
     }
 
     /// Number of requests until every user has asked; `u64::MAX` when none is new.
-    #[must_use]
     pub fn requests(&self) -> u64 {
         self.requests
     }
 
     /// What request `number` (from 0) asks for; `None` past the end.
-    #[must_use]
     pub fn ask(&self, number: u64) -> Option<Ask> {
         if number >= self.requests {
             return None;
@@ -80,20 +77,17 @@ impl Plan {
             known
         } else {
             // Evenly among all who came before, who may still be waiting for their first answer.
-            let random = mix(self.seed ^ number.wrapping_mul(0x9E6D_62D0_6F6A_9A9B));
-            u32::try_from((u128::from(random) * u128::from(known)) >> 64).unwrap_or_default()
+            random(self.seed, number).random_range(0..known)
         };
         Some(Ask { coupon: self.coupon_of(user), user })
     }
 
     /// A number that neither another request of this plan has nor one of the earlier users.
-    #[must_use]
     pub fn serial(&self, number: u64) -> u64 {
         number + u64::from(self.earlier_users)
     }
 
     /// Users who have asked at least once before request `number`, the earlier ones included.
-    #[must_use]
     pub fn users_before(&self, number: u64) -> u32 {
         // Rounded up: the first request comes from a new user.
         let fresh = (u128::from(number) * u128::from(self.fresh_share)).div_ceil(1 << 32);
@@ -101,24 +95,22 @@ impl Plan {
     }
 
     /// The one coupon that a user asks for, each time.
-    #[must_use]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a rank of a u32")]
     pub fn coupon_of(&self, user: u32) -> u32 {
-        self.popularity.rank(mix(self.seed.wrapping_add(u64::from(user).wrapping_mul(0x9E37_79B9_7F4A_7C15))))
+        // Never the numbers of a request.
+        let mut random = random(!self.seed, user.into());
+        self.popularity.sample(&mut random) as u32 - 1
     }
+}
+
+/// Random numbers that are the same each time.
+fn random(seed: u64, number: u64) -> SmallRng {
+    SmallRng::seed_from_u64(seed.wrapping_add(number.wrapping_mul(0x9E37_79B9_7F4A_7C15)))
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0..=1 before")]
 fn fixed_point(share: f64) -> u64 {
     (share.clamp(0.0, 1.0) * 2f64.powi(32)).round() as u64
-}
-
-/// Spreads the bits of a number: the finalizer of SplitMix64 (Steele, Lea and Flood, 2014).
-#[must_use]
-pub(super) fn mix(number: u64) -> u64 {
-    let z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
-    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    z ^ (z >> 31)
 }
 
 #[cfg(test)]
@@ -165,5 +157,26 @@ mod tests {
     #[test]
     fn no_users_is_no_request() {
         assert_eq!(mixed(0.5, Some(0), 3).ask(0), None);
+    }
+
+    #[test]
+    fn coupons_are_as_popular_as_zipf_says() {
+        for (coupons, skew) in [(1, 1.0), (7, 0.0), (50, 1.0), (1000, 0.8), (1000, 1.4)] {
+            let mix =
+                Mix { coupons, skew, repeat_share: 0.0, users: Some(400_000), earlier_users: 0, seed: 7 };
+            let plan = Plan::new(&mix);
+            let mut seen = vec![0u32; coupons as usize];
+            (0..400_000).for_each(|user| seen[plan.coupon_of(user) as usize] += 1);
+            let total: f64 = (1..=coupons).map(|rank| f64::from(rank).powf(-skew)).sum();
+            for (rank, seen) in (1..=coupons).zip(seen) {
+                let (seen, expected) = (f64::from(seen) / 400_000.0, f64::from(rank).powf(-skew) / total);
+                // Five standard deviations of a count, as a share.
+                let tolerance = 5.0 * (expected / 400_000.0).sqrt();
+                assert!(
+                    (seen - expected).abs() <= tolerance,
+                    "rank {rank} of {coupons}, skew {skew}: {seen}"
+                );
+            }
+        }
     }
 }

@@ -42,7 +42,6 @@ impl Requests {
     }
 
     /// The claim of the coupon with index `coupon`. Another one needs another `serial`, a repeated one the same.
-    #[must_use]
     pub(super) fn claim(&self, user_id: &str, coupon: u32, serial: u64) -> Request<Bytes> {
         let coupon = &self.coupons[coupon as usize];
         let body = format!("{{\"user_id\":\"{user_id}\",\"coupon_name\":{coupon}}}");
@@ -83,13 +82,11 @@ impl Requests {
     }
 
     /// The id of the user with this index.
-    #[must_use]
     pub fn user_id(&self, user: u32) -> String {
         format!("{}{user:0USER_DIGITS$}", self.user_prefix)
     }
 
     /// The index in a user id of this run; `None` for any other id.
-    #[must_use]
     pub fn user_of(&self, id: &str) -> Option<u32> {
         let digits = id.strip_prefix(&self.user_prefix)?;
         (digits.len() == USER_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit()))

@@ -1,5 +1,6 @@
 //! Counting: what was answered, how fast, and when.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
@@ -34,7 +35,6 @@ impl Fault {
     pub const ALL: [Self; 4] = [Self::Connect, Self::Broken, Self::TimedOut, Self::Malformed];
 
     /// What to call it in a report.
-    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Connect => "connection refused",
@@ -45,53 +45,12 @@ impl Fault {
     }
 }
 
-/// How often each kind of answer came.
-#[derive(Debug, Clone, Default)]
-pub struct Answers(Vec<AnswerCount>);
-
-/// One kind of answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AnswerCount {
-    /// HTTP status.
-    pub status: u16,
-    /// The error's stable code; empty for none.
-    pub code: String,
-    /// How many.
-    pub count: u64,
-}
-
-impl Answers {
-    /// Counts one more. There are only a handful of kinds, so a list is searched faster than a map.
-    pub fn add(&mut self, status: u16, code: &str) {
-        match self.0.iter_mut().find(|kind| kind.status == status && kind.code == code) {
-            Some(kind) => kind.count += 1,
-            None => self.0.push(AnswerCount { status, code: code.to_owned(), count: 1 }),
-        }
-    }
-
-    /// Adds those of `other`.
-    pub fn merge(&mut self, other: &Self) {
-        for kind in &other.0 {
-            match self.0.iter_mut().find(|known| known.status == kind.status && known.code == kind.code) {
-                Some(known) => known.count += kind.count,
-                None => self.0.push(kind.clone()),
-            }
-        }
-        self.0.sort_by(|a, b| (a.status, &a.code).cmp(&(b.status, &b.code)));
-    }
-
-    /// The kinds, by status and code.
-    #[must_use]
-    pub fn kinds(&self) -> &[AnswerCount] {
-        &self.0
-    }
-}
-
 /// Everything counted in a stretch of time.
 #[derive(Debug, Clone)]
 pub struct Tally {
-    /// Every answer, repeated and interim ones included.
-    pub answers: Answers,
+    /// Every answer, repeated and interim ones included: how many by HTTP status and the error's stable code, which is
+    /// empty for none.
+    pub answers: BTreeMap<(u16, String), u64>,
     /// Requests that ended in a definite outcome: won, claimed already or sold out.
     pub finished: u64,
     /// Those that won.
@@ -111,7 +70,7 @@ pub struct Tally {
 impl Default for Tally {
     fn default() -> Self {
         Self {
-            answers: Answers::default(),
+            answers: BTreeMap::new(),
             finished: 0,
             won: 0,
             retries: 0,
@@ -135,6 +94,11 @@ impl Tally {
         }
     }
 
+    /// Counts an answer.
+    pub fn answer(&mut self, status: u16, code: &str) {
+        *self.answers.entry((status, code.to_owned())).or_default() += 1;
+    }
+
     /// Counts a fault.
     pub fn fault(&mut self, fault: Fault) {
         self.faults[fault as usize] += 1;
@@ -142,7 +106,9 @@ impl Tally {
 
     /// Adds what `other` counted.
     pub fn merge(&mut self, other: &Self) {
-        self.answers.merge(&other.answers);
+        for (kind, count) in &other.answers {
+            *self.answers.entry(kind.clone()).or_default() += count;
+        }
         self.finished += other.finished;
         self.won += other.won;
         self.retries += other.retries;
@@ -157,7 +123,6 @@ impl Tally {
 }
 
 /// A latency in milliseconds: `percentile` (0 to 100) of the recorded ones.
-#[must_use]
 pub fn percentile_ms(latency_us: &Histogram<u64>, percentile: f64) -> f64 {
     if latency_us.is_empty() {
         return 0.0;
@@ -180,15 +145,15 @@ mod tests {
     #[test]
     fn tallies_add_up() {
         let mut first = Tally::default();
-        first.answers.add(409, "already_claimed");
-        first.answers.add(200, "");
+        first.answer(409, "already_claimed");
+        first.answer(200, "");
         first.finish(Duration::from_millis(10), true);
         first.fault(Fault::TimedOut);
         let mut sum = Tally::default();
         sum.merge(&first);
         sum.merge(&first);
         assert_eq!((sum.finished, sum.won, sum.faults), (2, 2, [0, 0, 2, 0]));
-        let kinds = sum.answers.kinds().iter().map(|kind| (kind.status, kind.count)).collect::<Vec<_>>();
+        let kinds = sum.answers.iter().map(|((status, _), count)| (*status, *count)).collect::<Vec<_>>();
         assert_eq!(kinds, [(200, 2), (409, 2)]);
         assert!((percentile_ms(&sum.latency_us, 50.0) - 10.0).abs() < 0.02);
     }

@@ -10,12 +10,12 @@ use crate::target::Target;
 use super::number::PERCENTILES;
 
 /// Everything about a run, as one JSON object.
-#[must_use]
 pub fn json(report: &Report) -> Value {
     let (sale, outcome) = (&report.sale, &report.outcome);
     let total = &outcome.total;
-    let answers = total.answers.kinds().iter();
-    let answers = answers.map(|kind| value!({"status": kind.status, "code": kind.code, "count": kind.count}));
+    let answers = total.answers.iter();
+    let answers =
+        answers.map(|((status, code), count)| value!({"status": status, "code": code, "count": count}));
     let faults =
         Fault::ALL.iter().zip(total.faults).map(|(fault, count)| (fault.name().to_owned(), count.into()));
     value!({

@@ -5,7 +5,6 @@ pub(super) const PERCENTILES: [(f64, &str); 6] =
     [(50.0, "p50"), (90.0, "p90"), (95.0, "p95"), (99.0, "p99"), (99.9, "p99.9"), (99.99, "p99.99")];
 
 /// A count with a comma between the thousands.
-#[must_use]
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
@@ -19,7 +18,6 @@ pub fn count(number: u64) -> String {
 }
 
 /// A rate: whole, except when it is small.
-#[must_use]
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -30,7 +28,6 @@ pub fn rate(per_second: f64) -> String {
 }
 
 /// Milliseconds, with three digits that matter.
-#[must_use]
 pub fn ms(milliseconds: f64) -> String {
     match milliseconds {
         small if small < 10.0 => format!("{small:.2}"),

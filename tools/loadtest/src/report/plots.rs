@@ -25,7 +25,8 @@ const BAR_STEP: i32 = 16;
 /// Of a group's headline, and between the groups.
 const HEADLINE_HEIGHT: i32 = 22;
 const GROUP_GAP: i32 = 12;
-/// Above the first group.
+/// Where the title is, and its room above the first group or the curves.
+const TITLE_AT: (i32, i32) = (14, 20);
 const TITLE_HEIGHT: i32 = 48;
 /// Where bars begin, and where the longest one ends.
 const BARS_LEFT: i32 = 230;
@@ -131,9 +132,10 @@ where
     X::CoordDescType: ValueFormatter<f64>,
     Y::CoordDescType: ValueFormatter<f64>,
 {
-    let (left, right) = canvas.split_horizontally(SIZE.0 - LEGEND_WIDTH);
+    canvas.draw(&Text::new(title, TITLE_AT, (FONT, 16).into_font()))?;
+    let below = canvas.margin(TITLE_HEIGHT, 0, 0, 0);
+    let (left, right) = below.split_horizontally(SIZE.0 - LEGEND_WIDTH);
     let mut chart = ChartBuilder::on(&left)
-        .caption(title, (FONT, 16))
         .margin(14)
         .margin_right(30)
         .x_label_area_size(30)
@@ -150,7 +152,7 @@ where
         .draw()?;
     for (index, ((name, points), colour)) in (0..).zip(curves.iter().zip(COLOURS)) {
         chart.draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?;
-        let at = 60 + 22 * index;
+        let at = 24 + 22 * index;
         right.draw(&PathElement::new([(0, at), (16, at)], colour.stroke_width(2)))?;
         right.draw(&Text::new(*name, (22, at), label(HPos::Left)))?;
     }
@@ -164,7 +166,7 @@ fn draw_bars(canvas: &Canvas<'_>, bars: &Bars) -> Drawn {
     let span = f64::from(BARS_RIGHT - BARS_LEFT);
     #[expect(clippy::cast_possible_truncation, reason = "a place within the picture")]
     let place = |value: f64| BARS_LEFT + (span * (value / bottom).log10() / (top / bottom).log10()) as i32;
-    canvas.draw(&Text::new(bars.title.as_str(), (14, 24), (FONT, 16).into_font()))?;
+    canvas.draw(&Text::new(bars.title.as_str(), TITLE_AT, (FONT, 16).into_font()))?;
     let mut y = TITLE_HEIGHT;
     for (name, values) in &bars.groups {
         canvas.draw(&Text::new(name.as_str(), (14, y), (FONT, 13).into_font().style(FontStyle::Bold)))?;

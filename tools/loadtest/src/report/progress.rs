@@ -26,7 +26,6 @@ pub struct Progress {
 
 impl Progress {
     /// For a run of `expected` requests, `None` if it depends on the server's speed.
-    #[must_use]
     pub fn new(expected: Option<u64>) -> Self {
         let bar = std::io::stderr().is_terminal().then(|| {
             let bar = expected.map_or_else(ProgressBar::no_length, ProgressBar::new);
@@ -83,9 +82,9 @@ impl Progress {
             ms(percentile_ms(&recent.latency_us, 50.0)),
             ms(percentile_ms(&recent.latency_us, 99.0)),
         );
-        for kind in recent.answers.kinds() {
-            let name = if kind.code.is_empty() { kind.status.to_string() } else { kind.code.clone() };
-            line.push_str(&format!(" {name} {}", count(kind.count)));
+        for ((status, code), answers) in &recent.answers {
+            let name = if code.is_empty() { &status.to_string() } else { code };
+            line.push_str(&format!(" {name} {}", count(*answers)));
         }
         let faults = recent.faults.iter().sum::<u64>();
         if faults > 0 {

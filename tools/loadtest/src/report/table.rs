@@ -8,7 +8,6 @@ use crate::sale::Report;
 use super::number::{PERCENTILES, count, ms, rate};
 
 /// The summary shown at the end of a run.
-#[must_use]
 pub fn table(report: &Report) -> String {
     let mut out = String::new();
     // Writing to a string cannot fail.
@@ -29,9 +28,9 @@ fn write(out: &mut String, report: &Report) -> std::fmt::Result {
     writeln!(out, "  {:<28}{:>14}{:>14}", "", "number", "per second")?;
     writeln!(out, "  {:<28}{:>14}{:>14}", "claims decided", count(total.finished), rate(report.rate()))?;
     writeln!(out, "  {:<28}{:>14}{:>14}", "  of which won", count(total.won), rate(report.won_rate()))?;
-    for kind in total.answers.kinds() {
-        let name = format!("  answer {} {}", kind.status, kind.code);
-        writeln!(out, "  {name:<28}{:>14}", count(kind.count))?;
+    for ((status, code), answers) in &total.answers {
+        let name = format!("  answer {status} {code}");
+        writeln!(out, "  {name:<28}{:>14}", count(*answers))?;
     }
     let rare = [
         ("sent again", total.retries),
