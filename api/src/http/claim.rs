@@ -46,7 +46,7 @@ struct ClaimView<'a> {
 /// Room for a [`ClaimView`] beside its names, if none of their characters needs an escape.
 const VIEW_BYTES: usize = 140;
 
-/// `POST /api/coupons/claim`, through the router.
+/// [`answer`] as a route: requests reach `answer` before the router, which only needs to know the path's methods.
 pub(super) async fn claim(state: SharedState, headers: HeaderMap, body: Bytes) -> Result<HttpReply, Problem> {
     answer(&state, headers, body).await
 }
@@ -57,11 +57,11 @@ pub(super) async fn answer(state: &State, headers: HeaderMap, body: Bytes) -> Re
     let mut keys = headers.get_all(IDEMPOTENCY_KEY).iter();
     let key = keys.next().map(|key| idempotency_key(key.as_bytes())).transpose()?;
     if keys.next().is_some() {
-        // Which of the two names the claim, the next server on the way might decide otherwise.
+        // A server on the way may have looked at the other one.
         return Err(invalid("Idempotency-Key", "must stand only once"));
     }
     let claim = Arc::new(parse(&body, key)?);
-    // Not kept while the claim waits; and by now they are this thread's own, which makes it cheap.
+    // Freed before the wait, which may be long, and by the thread that made them, which is cheap.
     drop((headers, body));
     match state.dispatcher.claim(&claim).await {
         Answer::Outcome(outcome) => decided(&claim, outcome),
