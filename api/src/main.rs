@@ -1,10 +1,12 @@
 //! The `coupon-api` process.
 
+use std::process::ExitCode;
+
 use api::{Api, Config};
 use clap::Parser;
 use common::config::Env;
 use common::version::VERSION;
-use common::{runtime, shutdown, telemetry};
+use common::{exit, runtime, shutdown, telemetry};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -14,8 +16,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "coupon-api", version = VERSION, about, after_help = common::config::HELP)]
 struct Arguments {}
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     Arguments::parse();
+    exit::code(run())
+}
+
+fn run() -> anyhow::Result<()> {
     let env = Env::load()?;
     telemetry::init(&env)?;
     let config = Config::from_env(&env)?;

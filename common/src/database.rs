@@ -29,8 +29,8 @@ static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     /// The server answered, and refused: a wrong password, a missing database.
-    #[error("Postgres refuses the connection: {0}")]
-    Refused(#[source] sqlx::Error),
+    #[error("Postgres refuses the connection: {}", message(.0))]
+    Refused(sqlx::Error),
     /// The tables could not be brought up to date.
     #[error("migrating the database: {0}")]
     Migrate(#[from] MigrateError),
@@ -48,6 +48,11 @@ pub enum SetupError {
         /// What this process was told.
         configured: u32,
     },
+}
+
+/// What the server said, or else what the client library says.
+fn message(error: &sqlx::Error) -> String {
+    error.as_database_error().map_or_else(|| error.to_string(), |error| error.message().to_owned())
 }
 
 /// Opens a pool as soon as the server answers, and brings the tables up to date. Several processes

@@ -3,12 +3,13 @@
 //!
 //! In reading order: [`ids`] and [`partition`] say what is claimed and where it is queued,
 //! [`message`] what travels, [`stream`] through what; [`config`], [`telemetry`], [`runtime`],
-//! [`database`], [`queue`] and [`shutdown`] are the start and the end of every process, [`version`] says
+//! [`database`], [`queue`], [`shutdown`] and [`exit`] are the start and the end of every process, [`version`] says
 //! which it is.
 
 pub mod backoff;
 pub mod config;
 pub mod database;
+pub mod exit;
 pub mod ids;
 pub mod message;
 pub mod partition;

@@ -47,11 +47,16 @@ pub struct Connection {
     pub link: watch::Receiver<Link>,
 }
 
+/// NATS does not accept our user and password.
+#[derive(Debug, thiserror::Error)]
+#[error("NATS refuses the connection: authorization violation (NATS_USER, NATS_PASSWORD)")]
+pub struct Refused;
+
 /// Connects as `role` (which names the connection, and its private inbox for requests).
 ///
 /// # Errors
 /// When the server refuses our credentials. A server that is not there yet is waited for, for ever.
-pub async fn connect(config: &config::Nats, role: &str) -> Result<Connection, async_nats::ConnectError> {
+pub async fn connect(config: &config::Nats, role: &str) -> Result<Connection, Refused> {
     let addresses: Vec<_> = config.url.split(',').map(|address| address.trim().to_owned()).collect();
     let mut backoff = Backoff::for_server();
     loop {
@@ -64,7 +69,7 @@ pub async fn connect(config: &config::Nats, role: &str) -> Result<Connection, as
             Err(error) => {
                 use async_nats::ConnectErrorKind::{Authentication, AuthorizationViolation};
                 if matches!(error.kind(), Authentication | AuthorizationViolation) {
-                    return Err(error);
+                    return Err(Refused);
                 }
                 tracing::warn!(%error, "waiting for NATS");
             }
@@ -119,16 +124,25 @@ impl Audit {
 
 fn options(config: &config::Nats, role: &str, link: watch::Sender<Link>) -> ConnectOptions {
     let mut connected_before = false;
-    let on_event = move |event: &Event| match event {
-        Event::Connected => link.send_modify(|link| {
-            link.up = true;
-            link.number += u64::from(std::mem::replace(&mut connected_before, true));
-        }),
-        Event::Disconnected | Event::Closed => link.send_modify(|link| link.up = false),
-        _ => {}
+    let mut logged = String::new();
+    let role_name = role.to_owned();
+    let on_event = move |event: &Event| {
+        match event {
+            Event::Connected => link.send_modify(|link| {
+                link.up = true;
+                link.number += u64::from(std::mem::replace(&mut connected_before, true));
+            }),
+            Event::Disconnected | Event::Closed => link.send_modify(|link| link.up = false),
+            _ => {}
+        }
+        // Attempts to connect again fail several times a second, and mostly for the same reason.
+        let text = event.to_string();
+        if text != logged || !matches!(event, Event::ClientError(_)) {
+            log(event, &role_name);
+            logged = text;
+        }
     };
     let on_event = std::sync::Mutex::new(on_event);
-    let role_name = role.to_owned();
     let options = ConnectOptions::new()
         .name(role)
         .custom_inbox_prefix(format!("_INBOX.{role}"))
@@ -142,12 +156,6 @@ fn options(config: &config::Nats, role: &str, link: watch::Sender<Link>) -> Conn
                 .min(Duration::from_millis(25) * u32::try_from(attempts).unwrap_or(u32::MAX).min(64))
         })
         .event_callback(move |event| {
-            match &event {
-                Event::Connected => tracing::info!(role = role_name, "connected to NATS"),
-                // Only we close it, when we stop.
-                Event::Closed => tracing::debug!(role = role_name, "NATS connection closed"),
-                event => tracing::warn!(role = role_name, %event, "NATS connection"),
-            }
             if let Ok(mut on_event) = on_event.lock() {
                 on_event(&event);
             }
@@ -156,6 +164,15 @@ fn options(config: &config::Nats, role: &str, link: watch::Sender<Link>) -> Conn
     match &config.credentials {
         Some((user, password)) => options.user_and_password(user.clone(), password.clone()),
         None => options,
+    }
+}
+
+fn log(event: &Event, role: &str) {
+    match event {
+        Event::Connected => tracing::info!(role, "connected to NATS"),
+        // Only we close it, when we stop.
+        Event::Closed => tracing::debug!(role, "NATS connection closed"),
+        event => tracing::warn!(role, %event, "NATS connection"),
     }
 }
 

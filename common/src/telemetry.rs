@@ -11,8 +11,9 @@ use crate::config::{ConfigError, Env};
 /// # Errors
 /// When one of the two cannot be used.
 pub fn init(env: &Env) -> Result<(), ConfigError> {
-    // By default, `info`. But sqlx and the NATS client report at `info` what we log ourselves where it is handled.
-    let filter = env.get("RUST_LOG").unwrap_or("info,sqlx=warn,async_nats=error");
+    // By default, `info`. But sqlx at `info`, and the NATS client at any level, report what we log ourselves where it
+    // is handled.
+    let filter = env.get("RUST_LOG").unwrap_or("info,sqlx=warn,async_nats=off");
     let filter = EnvFilter::try_new(filter).map_err(|e| ConfigError::new("RUST_LOG", e.to_string()))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)

@@ -1,10 +1,11 @@
 //! The whole coupon system on this machine: `cargo run --release`.
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::Parser;
 use common::config::Env;
-use common::{runtime, shutdown, telemetry};
+use common::{exit, runtime, shutdown, telemetry};
 use servers::stack::{self, NatsUser, Servers};
 use servers::system;
 
@@ -30,8 +31,11 @@ struct Arguments {
     workers: u8,
 }
 
-fn main() -> anyhow::Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    exit::code(run(Arguments::parse()))
+}
+
+fn run(arguments: Arguments) -> anyhow::Result<()> {
     let env = Env::load()?;
     telemetry::init(&env)?;
     if stack::needs_postgres(&env) {

@@ -221,12 +221,12 @@ fn operators_may_do_anything() {
 }
 
 /// Asserts that an API and a worker, started now, do not wait but end, and say why.
-async fn assert_both_end_at_once(system: &System, why: &str) {
+async fn assert_both_end_at_once(system: &System, what: &str, why: &str) {
     let limit = Duration::from_secs(5);
     let api = timeout(limit, Part::api(&system.env(NatsUser::Api))).await.expect("it waits");
     let worker = timeout(limit, Part::worker(&system.env(NatsUser::Worker))).await.expect("it waits");
     for error in [format!("{:#}", api.unwrap_err()), format!("{:#}", worker.unwrap_err())] {
-        assert!(error.contains(why), "{error}");
+        assert!(error.starts_with(what) && error.contains(why) && error.lines().count() == 1, "{error}");
     }
 }
 
@@ -247,7 +247,7 @@ fn strangers_are_refused_and_wrong_credentials_end_a_process_at_once() {
             assert_eq!(refusals[0], "-ERR 'Authorization Violation'", "{user}");
         }
         system.set("NATS_PASSWORD", "wrong");
-        assert_both_end_at_once(&system, "authorization").await;
+        assert_both_end_at_once(&system, "NATS refuses the connection: ", "authorization violation").await;
         system.stop().await;
     });
 }
@@ -288,9 +288,9 @@ fn a_wrong_database_password_ends_a_process_at_once() {
         let (_, url) = variables.iter().find(|(variable, _)| variable == "DATABASE_URL").unwrap();
         let (start, end) = url.split_once('@').unwrap();
         let wrong = [format!("{start}x@{end}"), url.replace('?', "_of_nobody?")];
-        for url in wrong {
+        for (url, reason) in wrong.into_iter().zip(["password authentication failed", "does not exist"]) {
             system.set("DATABASE_URL", &url);
-            assert_both_end_at_once(&system, "Postgres refuses the connection").await;
+            assert_both_end_at_once(&system, "Postgres refuses the connection: ", reason).await;
         }
         system.stop_unsound().await;
     });

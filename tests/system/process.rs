@@ -62,7 +62,11 @@ impl Process {
     /// The process, in a folder of its own and with nothing else in its environment.
     pub(super) fn command(&self, folder: &Path) -> Command {
         let mut command = Command::new(program(self.package, self.program));
-        command.env_clear().current_dir(folder).envs(self.variables.iter().copied());
+        command
+            .env_clear()
+            .env("RUST_BACKTRACE", "1")
+            .current_dir(folder)
+            .envs(self.variables.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

@@ -1,9 +1,11 @@
 //! The `coupon-worker` process.
 
+use std::process::ExitCode;
+
 use clap::Parser;
 use common::config::Env;
 use common::version::VERSION;
-use common::{runtime, shutdown, telemetry};
+use common::{exit, runtime, shutdown, telemetry};
 use worker::{Config, Worker};
 
 #[global_allocator]
@@ -14,8 +16,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[command(name = "coupon-worker", version = VERSION, about, after_help = common::config::HELP)]
 struct Arguments {}
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
     Arguments::parse();
+    exit::code(run())
+}
+
+fn run() -> anyhow::Result<()> {
     let env = Env::load()?;
     telemetry::init(&env)?;
     let config = Config::from_env(&env)?;

@@ -1,0 +1,50 @@
+//! How a program ends when it fails: with one line.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+/// The exit code of a program, after one line that says why it failed, if it did.
+///
+/// `main` itself would write a line for each cause, and a backtrace where `RUST_BACKTRACE` is set. The line goes to
+/// standard error whatever `RUST_LOG` shows.
+pub fn code<E: AsRef<dyn Error + Send + Sync>>(ended: Result<(), E>) -> ExitCode {
+    let Err(error) = ended else { return ExitCode::SUCCESS };
+    eprintln!("Error: {}", reason(error.as_ref()));
+    ExitCode::FAILURE
+}
+
+/// An error and what caused it, in one line. A cause that the text before it quotes is left out.
+fn reason(error: &(dyn Error + 'static)) -> String {
+    let mut reason = error.to_string();
+    for cause in std::iter::successors(error.source(), |&error| error.source()) {
+        let cause = cause.to_string();
+        if !reason.contains(&cause) {
+            reason = format!("{reason}: {cause}");
+        }
+    }
+    reason
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Layer {
+        text: &'static str,
+        source: Option<Box<Layer>>,
+    }
+
+    fn layer(text: &'static str, source: Option<Layer>) -> Layer {
+        Layer { text, source: source.map(Box::new) }
+    }
+
+    #[test]
+    fn a_reason_is_one_line_that_repeats_nothing() {
+        let error = layer("broken pipe", None);
+        let error = layer("cannot write: broken pipe", Some(error));
+        let error = layer("no server", Some(error));
+        assert_eq!(reason(&error), "no server: cannot write: broken pipe");
+    }
+}
