@@ -14,9 +14,6 @@ const READERS: [&str; 5] = ["api", "worker", "common", "standalone", "tools/serv
 /// Variables of other programs, which are read and not ours to document.
 const NOT_OURS: [&str; 1] = ["HOME"];
 
-/// What docker-compose.yml tells the images of Postgres.
-const OF_IMAGES: [&str; 2] = ["POSTGRES_DB", "POSTGRES_INITDB_ARGS"];
-
 /// A constant of a crate.
 #[derive(Debug, Clone)]
 pub(super) struct Constant {
@@ -150,21 +147,6 @@ fn is_variable(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_')
 }
 
-/// The variables that docker-compose.yml uses itself, and no program reads.
-pub(super) fn compose_variables(text: &str) -> Facts {
-    let rests = text.split("${").skip(1).filter_map(|rest| rest.split([':', '}']).next());
-    let own = rests.filter(|name| is_variable(name) && *name != "PORT");
-    own.map(|name| (name.to_owned(), None)).collect()
-}
-
-/// The variables that it passes on to programs of ours.
-pub(super) fn compose_passed(text: &str) -> Facts {
-    let keys = text.lines().filter_map(|line| line.strip_prefix(' ')?.trim_start().split_once(':'));
-    let own = keys.map(|(name, _)| name).filter(|name| is_variable(name));
-    let ours = own.filter(|name| !OF_IMAGES.contains(name) && !name.ends_with("_PASSWORD"));
-    ours.map(|name| (name.to_owned(), None)).collect()
-}
-
 /// The variables of a `.env` file, those that are commented out included.
 pub(super) fn env_file(text: &str) -> Facts {
     let names = text.lines().filter_map(|line| line.trim_start_matches('#').split_once('='));
@@ -238,9 +220,6 @@ fn sources_are_understood() {
     let problem = "A => (StatusCode::CONFLICT, \"a_b\"),\n B => \"c_d\",\n C => \"Some title\"";
     assert_eq!(problems(problem), facts(&[("a_b", Some("409")), ("c_d", Some("503"))]));
     assert_eq!(env_file("A=1\n#B=2\n# text = more\n"), facts(&[("A", None), ("B", None)]));
-    let compose = "x:\n  A:\n  B: ${C_D:-x}\n  POSTGRES_DB: x\n";
-    assert_eq!(compose_passed(compose), facts(&[("A", None), ("B", None)]));
-    assert_eq!(compose_variables(compose), facts(&[("C_D", None)]));
     let known = variables();
     assert_eq!(known["PORT"].as_deref(), Some("8080;0–65535"));
     assert!(known.contains_key("NATS_SERVER") && known.contains_key("DATABASE_URL"), "{known:?}");
