@@ -1,19 +1,20 @@
-//! How a program ends when it fails: with one line.
+//! How a program ends when it fails: it says why, once.
 
 use std::error::Error;
+use std::io::Write as _;
 use std::process::ExitCode;
 
-/// The exit code of a program, after one line that says why it failed, if it did.
+/// The exit code of a program, after saying why it failed, if it did.
 ///
-/// `main` itself would write a line for each cause, and a backtrace where `RUST_BACKTRACE` is set. The line goes to
-/// standard error whatever `RUST_LOG` shows.
+/// `main` itself would write a line for each cause, and a backtrace where `RUST_BACKTRACE` is set. This goes to standard
+/// error whatever `RUST_LOG` shows, and nowhere if nobody reads it any more.
 pub fn code<E: AsRef<dyn Error + Send + Sync>>(ended: Result<(), E>) -> ExitCode {
     let Err(error) = ended else { return ExitCode::SUCCESS };
-    eprintln!("Error: {}", reason(error.as_ref()));
+    let _ = writeln!(std::io::stderr(), "Error: {}", reason(error.as_ref()));
     ExitCode::FAILURE
 }
 
-/// An error and what caused it, in one line. A cause that the text before it quotes is left out.
+/// An error and its causes, separated by colons. A cause that the text before it quotes is left out.
 fn reason(error: &(dyn Error + 'static)) -> String {
     let mut reason = error.to_string();
     for cause in std::iter::successors(error.source(), |&error| error.source()) {
@@ -41,7 +42,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_one_line_that_repeats_nothing() {
+    fn a_reason_repeats_nothing() {
         let error = layer("broken pipe", None);
         let error = layer("cannot write: broken pipe", Some(error));
         let error = layer("no server", Some(error));

@@ -1,7 +1,7 @@
 //! The connection to NATS: made once, kept for ever, its state watched.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::connection::State;
 use async_nats::{ConnectOptions, Event};
@@ -24,6 +24,9 @@ const RECONNECT_DELAY_MAX: Duration = Duration::from_millis(250);
 
 /// How often the state of the connection is compared with what was told of it.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often an error that repeats is logged.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
 
 /// Messages that wait for the process before the client library drops them. (A gap in a stream is
 /// noticed and read again; a lost reply is looked up.)
@@ -49,7 +52,9 @@ pub struct Connection {
 
 /// NATS does not accept our user and password.
 #[derive(Debug, thiserror::Error)]
-#[error("NATS refuses the connection: authorization violation (NATS_USER, NATS_PASSWORD)")]
+#[error(
+    "NATS refuses the connection: authorization violation (NATS_USER and NATS_PASSWORD, or those in NATS_URL)"
+)]
 pub struct Refused;
 
 /// Connects as `role` (which names the connection, and its private inbox for requests).
@@ -124,7 +129,7 @@ impl Audit {
 
 fn options(config: &config::Nats, role: &str, link: watch::Sender<Link>) -> ConnectOptions {
     let mut connected_before = false;
-    let mut logged = String::new();
+    let mut repetitions = Repetitions::default();
     let role_name = role.to_owned();
     let on_event = move |event: &Event| {
         match event {
@@ -136,10 +141,9 @@ fn options(config: &config::Nats, role: &str, link: watch::Sender<Link>) -> Conn
             _ => {}
         }
         // Attempts to connect again fail several times a second, and mostly for the same reason.
-        let text = event.to_string();
-        if text != logged || !matches!(event, Event::ClientError(_)) {
+        if !matches!(event, Event::ClientError(_)) || repetitions.is_news(&event.to_string(), Instant::now())
+        {
             log(event, &role_name);
-            logged = text;
         }
     };
     let on_event = std::sync::Mutex::new(on_event);
@@ -164,6 +168,25 @@ fn options(config: &config::Nats, role: &str, link: watch::Sender<Link>) -> Conn
     match &config.credentials {
         Some((user, password)) => options.user_and_password(user.clone(), password.clone()),
         None => options,
+    }
+}
+
+/// Knows what was logged.
+#[derive(Default)]
+struct Repetitions {
+    logged: Option<(String, Instant)>,
+}
+
+impl Repetitions {
+    /// Whether to log a text: not if it was the last one, less than [`LOG_AGAIN`] ago.
+    fn is_news(&mut self, text: &str, now: Instant) -> bool {
+        let is_known =
+            |(logged, at): &(String, Instant)| logged == text && now.duration_since(*at) < LOG_AGAIN;
+        let is_news = !self.logged.as_ref().is_some_and(is_known);
+        if is_news {
+            self.logged = Some((text.to_owned(), now));
+        }
+        is_news
     }
 }
 
@@ -199,6 +222,14 @@ mod tests {
                 assert_eq!(audit.look(corrected.unwrap(), up, connects), None);
             }
         }
+    }
+
+    #[test]
+    fn what_is_repeated_is_logged_once_a_minute() {
+        let (start, mut repetitions) = (Instant::now(), Repetitions::default());
+        let logged = [("a", 0), ("a", 59), ("b", 59), ("a", 60), ("a", 119), ("a", 120), ("a", 121)]
+            .map(|(text, second)| repetitions.is_news(text, start + Duration::from_secs(second)));
+        assert_eq!(logged, [true, false, true, true, false, true, false]);
     }
 
     #[test]

@@ -439,6 +439,7 @@ fn a_client_that_does_not_read_costs_the_kernel_little() {
         system.sell_out("BIG", &many_users()).await;
         let mut raw = Raw::connect_narrow(system.client().address).await;
         raw.send(VIEW).await;
+        eventually("bytes that wait", async || (kept_by_kernel(raw.address()) > 0).then_some(())).await;
         // Until nothing more is written.
         tokio::time::sleep(Duration::from_millis(500)).await;
         let kept = kept_by_kernel(raw.address());
