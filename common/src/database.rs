@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::migrate::MigrateError;
+use sqlx::migrate::{MigrateError, Migration, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 
 use crate::backoff::Backoff;
@@ -23,7 +23,23 @@ pub const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
 /// that waits for a lock does not notice that, and would keep its connection.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(5);
 
-static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!("../migrations");
+/// How long a migration waits for a lock that somebody else holds. It blocks whoever comes after it meanwhile, so it
+/// gives up and begins anew.
+pub const MIGRATION_LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// `lock_not_available`: [`MIGRATION_LOCK_TIMEOUT`] is over.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// `undefined_table`: nothing was ever migrated here.
+const UNDEFINED_TABLE: &str = "42P01";
+
+/// The migrations of this version. Those of later ones may have been applied as well: they only add, so that programs of
+/// this version run on their tables.
+fn migrations() -> Migrator {
+    let mut migrations = sqlx::migrate!("../migrations");
+    migrations.set_ignore_missing(true);
+    migrations
+}
 
 /// Why a process cannot use its database. Waiting does not help.
 #[derive(Debug, thiserror::Error)]
@@ -94,8 +110,9 @@ pub async fn connect(
 fn passing(error: SetupError) -> Result<sqlx::Error, SetupError> {
     match error {
         SetupError::Refused(error)
+        | SetupError::Database(error)
         | SetupError::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))
-            if is_passing(&error) =>
+            if is_passing(&error) || has_code(&error, LOCK_NOT_AVAILABLE) =>
         {
             Ok(error)
         }
@@ -105,12 +122,38 @@ fn passing(error: SetupError) -> Result<sqlx::Error, SetupError> {
 
 /// Brings the tables up to date, over a connection without a limit for statements.
 async fn migrate(options: &PgConnectOptions) -> Result<(), SetupError> {
+    let lock_timeout = MIGRATION_LOCK_TIMEOUT.as_millis().to_string();
+    let options = options.clone().options([("lock_timeout", lock_timeout)]);
     let one = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
-    let pool = one.connect_with(options.clone()).await.map_err(SetupError::Refused)?;
-    let migrated = MIGRATIONS.run(&pool).await;
+    let pool = one.connect_with(options).await.map_err(SetupError::Refused)?;
+    let migrated = migrate_if_needed(&pool).await;
     // Bounded: a connection that hangs is not waited for.
     let _ = tokio::time::timeout(ACQUIRE_TIMEOUT, pool.close()).await;
-    Ok(migrated?)
+    migrated
+}
+
+/// Asks first, because [`Migrator::run`] begins with CREATE TABLE, which a role may not have the right to.
+async fn migrate_if_needed(pool: &PgPool) -> Result<(), SetupError> {
+    let migrations = migrations();
+    let applied: Vec<(i64, Vec<u8>)> =
+        match sqlx::query_as("SELECT version, checksum FROM _sqlx_migrations WHERE success")
+            .fetch_all(pool)
+            .await
+        {
+            Err(error) if has_code(&error, UNDEFINED_TABLE) => Vec::new(),
+            applied => applied?,
+        };
+    let is_applied = |migration: &Migration| {
+        applied.iter().any(|(version, sum)| *version == migration.version && *sum == *migration.checksum)
+    };
+    if !migrations.iter().all(is_applied) {
+        migrations.run(pool).await?;
+    }
+    Ok(())
+}
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(code))
 }
 
 /// Ends every statement of a connection after [`STATEMENT_TIMEOUT`].
@@ -259,10 +302,12 @@ mod tests {
             || answer("57P03"),
             || answer("08006"),
             || answer("53300"),
+            || answer(LOCK_NOT_AVAILABLE),
             || sqlx::Error::Io(ErrorKind::ConnectionReset.into()),
         ] {
             for error in [
                 SetupError::Refused(cause()),
+                SetupError::Database(cause()),
                 MigrateError::Execute(cause()).into(),
                 MigrateError::ExecuteMigration(cause(), 1).into(),
             ] {

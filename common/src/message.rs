@@ -2,13 +2,18 @@
 //!
 //! Both are JSON, so that `nats stream view` shows what is queued. Commands are positional: the
 //! n-th outcome of a reply belongs to the n-th command of its batch.
+//!
+//! Programs of different versions share a queue while they are upgraded. Commands and outcomes are therefore read one
+//! by one: what a program does not understand concerns that command alone, and its neighbours are served. That holds
+//! as long as the outer shape stays: `version`, `batch_id`, and the list.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use crate::ids::{ClaimId, CouponName, UserId};
 
-/// Version of both formats. A worker that meets another moves the message to the dead letters.
+/// Version of both formats. A worker applies no command of another one: it might mean something else there.
 pub const VERSION: u32 = 1;
 
 /// Header that names where the batch's reply goes. (JetStream takes the reply field of NATS
@@ -21,14 +26,17 @@ pub const REPLY_PREFIX: &str = "replies.";
 /// One message: what one API process collected for one partition while its batch before was
 /// under way. The commands are in the order in which they are to be applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Batch {
+pub struct Batch<C = Command> {
     /// The format, [`VERSION`].
     pub version: u32,
     /// Identity of the message: the cursor remembers the last one applied.
     pub batch_id: Uuid,
     /// At least one.
-    pub commands: Vec<Command>,
+    pub commands: Vec<C>,
 }
+
+/// A batch as it was received. Some of its commands may not be understood.
+pub type ReceivedBatch = Batch<Result<Command, UnsupportedCommand>>;
 
 /// What a worker can be asked to do. To be written, it may hold a reference to the claim.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +57,11 @@ pub struct Claim {
     pub coupon_name: CouponName,
 }
 
+/// A command that this program does not understand: a newer one sent it, or nobody who should.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct UnsupportedCommand(String);
+
 /// What became of a claim: a result of the business, not an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -64,47 +77,86 @@ pub enum Outcome {
     SoldOut,
     /// There is no coupon of that name.
     CouponNotFound,
+    /// The worker does not understand the command. It was not applied, and will not be.
+    Unsupported,
 }
 
 /// A worker's reply to one batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BatchOutcomes {
+pub struct BatchOutcomes<O = Outcome> {
     /// The format, [`VERSION`].
     pub version: u32,
     /// The batch that it answers.
     pub batch_id: Uuid,
     /// One for each command of the batch, in their order.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<O>,
 }
 
-/// Why a message cannot be applied.
+/// A reply as it was received. `None` stands for an outcome that this program does not know: what became of the command
+/// has to be looked up.
+pub type ReceivedOutcomes = BatchOutcomes<Option<Outcome>>;
+
+/// Why a message is no batch.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// Not JSON, or not of this shape.
     #[error("not a batch: {0}")]
     Malformed(#[from] serde_json::Error),
-    /// Of another version than [`VERSION`].
-    #[error("batch of version {0}, expected {VERSION}")]
-    Version(u32),
     /// No command at all.
     #[error("batch without commands")]
     Empty,
 }
 
 impl Batch {
-    /// Reads a message's payload.
+    /// Reads a message's payload, command by command; names are checked too. Of a batch of another version than
+    /// [`VERSION`], no command is understood.
     ///
     /// # Errors
-    /// When the payload is no batch that this version understands; names are checked too.
-    pub fn decode(payload: &[u8]) -> Result<Self, DecodeError> {
-        let batch: Self = serde_json::from_slice(payload)?;
-        if batch.version != VERSION {
-            return Err(DecodeError::Version(batch.version));
+    /// When the payload does not have the shape of a batch, whatever its version.
+    pub fn decode(payload: &[u8]) -> Result<ReceivedBatch, DecodeError> {
+        // What programs of this version send is read at once, anything else a second time, with care.
+        let batch = match serde_json::from_slice::<Self>(payload) {
+            Ok(Self { version: VERSION, batch_id, commands }) => {
+                Batch { version: VERSION, batch_id, commands: commands.into_iter().map(Ok).collect() }
+            }
+            _ => {
+                let Batch { version, batch_id, commands } = serde_json::from_slice::<Batch<Value>>(payload)?;
+                let read = |command: Value| match version {
+                    VERSION => Command::deserialize(command).map_err(|error| error.to_string()),
+                    _ => Err(format!("batch of version {version}, expected {VERSION}")),
+                };
+                let commands = commands.into_iter().map(|command| read(command).map_err(UnsupportedCommand));
+                Batch { version, batch_id, commands: commands.collect() }
+            }
+        };
+        if batch.commands.is_empty() { Err(DecodeError::Empty) } else { Ok(batch) }
+    }
+}
+
+impl ReceivedBatch {
+    /// The claims among its commands, in their order.
+    pub fn claims(&self) -> impl Iterator<Item = &Claim> {
+        self.commands.iter().flatten().map(|Command::Claim(claim)| claim)
+    }
+}
+
+impl BatchOutcomes {
+    /// Reads a reply, outcome by outcome.
+    ///
+    /// # Errors
+    /// When the payload does not have the shape of a reply.
+    pub fn decode(payload: &[u8]) -> serde_json::Result<ReceivedOutcomes> {
+        if let Ok(Self { version, batch_id, outcomes }) = serde_json::from_slice(payload) {
+            return Ok(BatchOutcomes {
+                version,
+                batch_id,
+                outcomes: outcomes.into_iter().map(Some).collect(),
+            });
         }
-        if batch.commands.is_empty() {
-            return Err(DecodeError::Empty);
-        }
-        Ok(batch)
+        let BatchOutcomes { version, batch_id, outcomes } =
+            serde_json::from_slice::<BatchOutcomes<Value>>(payload)?;
+        let outcomes = outcomes.into_iter().map(|outcome| Outcome::deserialize(outcome).ok());
+        Ok(BatchOutcomes { version, batch_id, outcomes: outcomes.collect() })
     }
 }
 
@@ -155,7 +207,11 @@ impl BatchWriter {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    const ID: Uuid = Uuid::from_u128(0x6f1d_0e5c_93b4_4c3e_9b1f_52a8_7d40_c61a);
 
     fn claim(user: &str) -> Command {
         Command::Claim(Claim {
@@ -163,6 +219,10 @@ mod tests {
             user_id: UserId::new(user).unwrap(),
             coupon_name: CouponName::new("PROMO \"x\"").unwrap(),
         })
+    }
+
+    fn batch(version: u32, commands: &Value) -> Vec<u8> {
+        serde_json::to_vec(&json!({ "version": version, "batch_id": ID, "commands": commands })).unwrap()
     }
 
     #[test]
@@ -173,9 +233,13 @@ mod tests {
             assert!(writer.push(command, 10_000));
         }
         let (batch_id, payload) = writer.finish();
-        let batch = Batch { version: VERSION, batch_id, commands };
-        assert_eq!(Batch::decode(&payload).unwrap(), batch);
-        assert_eq!(payload, serde_json::to_vec(&batch).unwrap());
+        assert_eq!(
+            payload,
+            serde_json::to_vec(&Batch { version: VERSION, batch_id, commands: commands.clone() }).unwrap()
+        );
+        let read = Batch::decode(&payload).unwrap();
+        assert_eq!((read.version, read.batch_id), (VERSION, batch_id));
+        assert_eq!(read.commands, commands.into_iter().map(Ok).collect::<Vec<_>>());
     }
 
     #[test]
@@ -190,16 +254,51 @@ mod tests {
     #[test]
     fn what_is_not_a_batch_is_refused() {
         for bad in [
-            "",
-            "null",
-            "[]",
-            r#"{"version":1}"#,
-            r#"{"version":1,"batch_id":"x","commands":[]}"#,
-            r#"{"version":1,"batch_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61a","commands":[]}"#,
-            r#"{"version":2,"batch_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61a","commands":[]}"#,
-            r#"{"version":1,"batch_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61a","commands":[{"claim":{"claim_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61a","user_id":" ","coupon_name":"c"}}]}"#,
+            "".into(),
+            "null".into(),
+            "[]".into(),
+            r#"{"version":1}"#.into(),
+            r#"{"version":1,"batch_id":"x","commands":[]}"#.into(),
+            batch(1, &json!([])),
+            batch(2, &json!([])),
+            batch(1, &json!({ "claim": {} })),
         ] {
-            assert!(Batch::decode(bad.as_bytes()).is_err(), "{bad}");
+            assert!(Batch::decode(&bad).is_err(), "{}", String::from_utf8_lossy(&bad));
+        }
+    }
+
+    #[test]
+    fn a_command_that_is_not_understood_concerns_itself_alone() {
+        let good = json!({ "claim": { "claim_id": ID, "user_id": "u", "coupon_name": "c" } });
+        let mut later = good.clone();
+        later["claim"]["since"] = json!("a later version");
+        let blank = json!({ "claim": { "claim_id": ID, "user_id": " ", "coupon_name": "c" } });
+        let commands = json!([good, { "grant": {} }, later, blank, 7, null, [], {}, good]);
+        let read = Batch::decode(&batch(VERSION, &commands)).unwrap();
+        let understood: Vec<bool> = read.commands.iter().map(Result::is_ok).collect();
+        assert_eq!(understood, [true, false, true, false, false, false, false, false, true]);
+        assert_eq!(read.claims().count(), 3);
+        assert!(read.commands[1].as_ref().unwrap_err().to_string().contains("grant"));
+        assert!(read.commands[3].as_ref().unwrap_err().to_string().contains("blank"));
+
+        let read = Batch::decode(&batch(VERSION + 1, &json!([good, { "grant": {} }]))).unwrap();
+        assert_eq!((read.batch_id, read.claims().count(), read.commands.len()), (ID, 0, 2));
+    }
+
+    #[test]
+    fn an_outcome_that_is_not_known_leaves_the_others_as_they_are() {
+        let outcomes = json!(["sold_out", "given_away", { "claimed": { "position": 7, "since": 1 } }, { "claimed": {} }]);
+        for version in [VERSION, VERSION + 1] {
+            let payload = json!({ "version": version, "batch_id": ID, "outcomes": outcomes }).to_string();
+            let read = BatchOutcomes::decode(payload.as_bytes()).unwrap();
+            let wanted = [Some(Outcome::SoldOut), None, Some(Outcome::Claimed { position: 7 }), None];
+            assert_eq!((read.batch_id, read.outcomes), (ID, wanted.to_vec()));
+        }
+        let known = BatchOutcomes { version: VERSION, batch_id: ID, outcomes: vec![Outcome::Unsupported] };
+        let read = BatchOutcomes::decode(&serde_json::to_vec(&known).unwrap()).unwrap();
+        assert_eq!(read.outcomes, [Some(Outcome::Unsupported)]);
+        for bad in ["", "[]", r#"{"version":1,"outcomes":[]}"#] {
+            assert!(BatchOutcomes::decode(bad.as_bytes()).is_err(), "{bad}");
         }
     }
 

@@ -4,4 +4,5 @@ mod no_worker;
 mod poison;
 mod servers;
 mod streams;
+mod versions;
 mod worker_killed;

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use common::message::{BatchOutcomes, Claim, Command, Outcome, VERSION};
+use common::message::{BatchOutcomes, Claim, Command, Outcome, ReceivedBatch, VERSION};
 use common::partition::PartitionId;
 use common::queue;
 use sqlx::Result;
@@ -78,7 +78,7 @@ impl BatchApply {
         Ok(written)
     }
 
-    /// Keeps what holds no batch, before the cursor passes it.
+    /// Keeps what is not understood, before the cursor passes it.
     async fn keep_dead_letters(&self, connection: &mut PgConnection) -> Result<()> {
         let CursorMove { partition, generation, .. } = self.cursor;
         let letters: Vec<DeadLetter<'_>> = self.messages.iter().filter_map(Message::dead_letter).collect();
@@ -104,13 +104,16 @@ impl BatchApply {
             // The APIs have noticed as well and look their claims up.
             return;
         }
-        let mut outcomes = self.outcomes.as_slice();
+        let mut decided = self.outcomes.iter().copied();
         for message in &self.messages {
-            let Ok(batch) = &message.content else { continue };
-            let (own, rest) = outcomes.split_at(batch.commands.len());
-            outcomes = rest;
+            let Some(batch) = &message.batch else { continue };
+            let outcome = |command: &Result<Command, _>| match command {
+                Ok(Command::Claim(_)) => decided.next().expect("every claim was decided"),
+                Err(_) => Outcome::Unsupported,
+            };
+            let outcomes = batch.commands.iter().map(outcome).collect();
             let Some(subject) = message.reply_to.clone() else { continue };
-            let reply = BatchOutcomes { version: VERSION, batch_id: batch.batch_id, outcomes: own.to_vec() };
+            let reply = BatchOutcomes { version: VERSION, batch_id: batch.batch_id, outcomes };
             let payload = serde_json::to_vec(&reply).expect("outcomes are plain JSON");
             if let Err(error) = queue.client.publish(subject, payload.into()).await {
                 tracing::warn!(partition = %self.cursor.partition, %error, "reply not sent; the API will look it up");
@@ -128,13 +131,8 @@ struct BatchClaims<'a> {
 
 impl<'a> BatchClaims<'a> {
     fn of(messages: &'a [Message]) -> Self {
-        let batches = messages.iter().filter_map(|message| message.content.as_ref().ok());
-        let claims: Vec<&Claim> = batches
-            .flat_map(|batch| &batch.commands)
-            .map(|command| match command {
-                Command::Claim(claim) => claim,
-            })
-            .collect();
+        let batches = messages.iter().filter_map(|message| message.batch.as_ref());
+        let claims: Vec<&Claim> = batches.flat_map(ReceivedBatch::claims).collect();
         let mut coupon_names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
         coupon_names.sort_unstable();
         coupon_names.dedup();

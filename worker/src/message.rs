@@ -2,7 +2,7 @@
 
 use async_nats::datetime::DateTime;
 use async_nats::{HeaderMap, Subject, jetstream};
-use common::message::{Batch, REPLY_HEADER, REPLY_PREFIX};
+use common::message::{Batch, REPLY_HEADER, REPLY_PREFIX, ReceivedBatch, UnsupportedCommand};
 use uuid::Uuid;
 
 use crate::store::DeadLetter;
@@ -18,13 +18,15 @@ pub(crate) struct Message {
     pub(crate) identity: Uuid,
     /// Where its outcomes go.
     pub(crate) reply_to: Option<Subject>,
-    /// The batch that it holds.
-    pub(crate) content: Result<Batch, Undecodable>,
+    /// The batch that it holds, if it holds one.
+    pub(crate) batch: Option<ReceivedBatch>,
+    /// What is kept of it, if not all of it is understood.
+    pub(crate) misunderstood: Option<Misunderstood>,
 }
 
-/// What holds no batch.
+/// A message that is not, or not wholly, understood.
 #[derive(Debug, Clone)]
-pub(crate) struct Undecodable {
+pub(crate) struct Misunderstood {
     /// Why not.
     pub(crate) reason: String,
     /// The bytes.
@@ -41,27 +43,43 @@ impl Message {
         let sequence = i64::try_from(info.stream_sequence)?;
         let stored_ns = nanoseconds(info.published);
         let (message, _) = message.split();
-        let content = Batch::decode(&message.payload)
-            .map_err(|error| Undecodable { reason: error.to_string(), payload: message.payload.to_vec() });
+        let (batch, reason) = match Batch::decode(&message.payload) {
+            Ok(batch) => {
+                let reason = unsupported(&batch);
+                (Some(batch), reason)
+            }
+            Err(error) => (None, Some(error.to_string())),
+        };
         Ok(Self {
             sequence,
             stored_ns,
-            identity: content.as_ref().map_or_else(|_| name_of(&message.payload), |batch| batch.batch_id),
+            identity: batch.as_ref().map_or_else(|| name_of(&message.payload), |batch| batch.batch_id),
             reply_to: message.headers.as_ref().and_then(reply_subject),
-            content,
+            batch,
+            misunderstood: reason.map(|reason| Misunderstood { reason, payload: message.payload.to_vec() }),
         })
     }
 
-    /// How many claims it holds. One that holds no batch counts as one.
-    pub(crate) fn claims(&self) -> usize {
-        self.content.as_ref().map_or(1, |batch| batch.commands.len())
+    /// How many commands it holds. One that holds no batch counts as one.
+    pub(crate) fn commands(&self) -> usize {
+        self.batch.as_ref().map_or(1, |batch| batch.commands.len())
     }
 
-    /// What is kept of it if it holds no batch.
+    /// What is kept of it if it is not wholly understood.
     pub(crate) fn dead_letter(&self) -> Option<DeadLetter<'_>> {
-        let Undecodable { reason, payload } = self.content.as_ref().err()?;
+        let Misunderstood { reason, payload } = self.misunderstood.as_ref()?;
         Some(DeadLetter { sequence: self.sequence, reason, payload })
     }
+}
+
+/// Which commands of a batch are not understood, and why the first of them is not.
+fn unsupported(batch: &ReceivedBatch) -> Option<String> {
+    let commands = batch.commands.iter().zip(1..);
+    let unsupported: Vec<(i32, &UnsupportedCommand)> =
+        commands.filter_map(|(command, place)| Some((place, command.as_ref().err()?))).collect();
+    let (first, reason) = unsupported.first()?;
+    let (count, all) = (unsupported.len(), batch.commands.len());
+    Some(format!("{count} of {all} commands not understood, the first is number {first}: {reason}"))
 }
 
 /// The identity of a message with this payload.

@@ -111,7 +111,7 @@ impl Source {
         })
     }
 
-    /// Waits for the next message, then takes all that are there already, until they hold `claims_max` claims.
+    /// Waits for the next message, then takes all that are there already, until they hold `claims_max` commands.
     pub(crate) async fn next_messages(&mut self, claims_max: usize) -> Result<Vec<Message>, SourceError> {
         if let Some(message) = self.undeliverable.take() {
             return Ok(vec![message]);
@@ -128,12 +128,12 @@ impl Source {
             message = self.messages.next() => message,
         };
         let mut messages = vec![self.check(first)?];
-        let mut claims = messages[0].claims();
+        let mut claims = messages[0].commands();
         while claims < claims_max {
             let Some(message) = self.messages.next().now_or_never() else { break };
             match self.check(message) {
                 Ok(message) => {
-                    claims += message.claims();
+                    claims += message.commands();
                     messages.push(message);
                 }
                 Err(error) => {

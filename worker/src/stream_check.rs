@@ -11,7 +11,7 @@ use common::stream;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::message::{self, Message, Undecodable, nanoseconds};
+use crate::message::{self, Message, Misunderstood, nanoseconds};
 use crate::sessions::{ROW_TIMEOUT, Sessions};
 use crate::source_error::{SourceError, queue_error};
 use crate::store::{self, PartitionRow};
@@ -88,7 +88,8 @@ impl StreamCheck<'_> {
                 stored_ns: self.row.last_time_ns.unwrap_or(0),
                 identity,
                 reply_to: None,
-                content: Err(Undecodable {
+                batch: None,
+                misunderstood: Some(Misunderstood {
                     reason: "its headers are malformed; kept as JetStream tells it".to_owned(),
                     payload,
                 }),

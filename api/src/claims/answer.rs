@@ -36,6 +36,9 @@ pub enum Unavailable {
          that never takes a second coupon."
     )]
     OutcomeUnknown,
+    /// The worker that read the claim is of another version.
+    #[error("Another version is being installed. The claim was not accepted; try again.")]
+    VersionMismatch,
     /// The process is stopping.
     #[error("The server is stopping. The request was not accepted; try again.")]
     Stopping,
@@ -50,6 +53,7 @@ impl Unavailable {
             Self::QueueUnavailable => "queue_unavailable",
             Self::DatabaseUnavailable => "database_unavailable",
             Self::OutcomeUnknown => "outcome_unknown",
+            Self::VersionMismatch => "version_mismatch",
             Self::Stopping => "stopping",
         }
     }

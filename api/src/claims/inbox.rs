@@ -132,7 +132,7 @@ impl Inbox {
     }
 
     fn on_reply(&self, number: u64, message: &Message) {
-        let Ok(reply) = serde_json::from_slice::<BatchOutcomes>(&message.payload) else {
+        let Ok(reply) = BatchOutcomes::decode(&message.payload) else {
             tracing::error!(number, "a malformed reply");
             return;
         };
@@ -144,12 +144,27 @@ impl Inbox {
             // The deadline was faster, or the sender is not our worker.
             return;
         }
-        let Some(batch) = unanswered.remove(&number) else { return };
+        let Some(mut batch) = unanswered.remove(&number) else { return };
+        let acknowledgement = batch.acknowledgement.take();
+        let claims = std::mem::take(&mut batch.waiters).into_iter().zip(reply.outcomes);
+        let mut decided = Vec::with_capacity(claims.len());
+        for (waiter, outcome) in claims {
+            match outcome {
+                Some(outcome) => decided.push((waiter, outcome)),
+                // The worker is of a later version.
+                None => batch.waiters.push(waiter),
+            }
+        }
+        if !batch.waiters.is_empty() {
+            tracing::warn!(number, claims = batch.waiters.len(), "unknown outcomes; they will be looked up");
+            batch.applied_at = Some(Instant::now());
+            unanswered.insert(number, UnansweredBatch { permit: None, ..batch });
+        }
         drop(unanswered);
-        if let Some(acknowledgement) = batch.acknowledgement {
+        if let Some(acknowledgement) = acknowledgement {
             let _ = acknowledgement.send(PublishResult::Answered);
         }
-        for (waiter, outcome) in batch.waiters.into_iter().zip(reply.outcomes) {
+        for (waiter, outcome) in decided {
             waiter.answer(Answer::Outcome(outcome));
         }
     }

@@ -93,6 +93,7 @@ fn decided(claim: &Claim, outcome: Outcome) -> Result<HttpReply, Problem> {
         Outcome::AlreadyClaimed => Err(Problem::AlreadyClaimed),
         Outcome::SoldOut => Err(Problem::SoldOut),
         Outcome::CouponNotFound => Err(Problem::CouponNotFound),
+        Outcome::Unsupported => Err(Unavailable::VersionMismatch.into()),
     }
 }
 

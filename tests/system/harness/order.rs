@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use async_nats::jetstream;
-use common::message::{Batch, Claim, Command};
+use common::message::{Batch, Claim};
 use common::partition::PartitionId;
 use common::stream;
 use uuid::Uuid;
@@ -27,7 +27,7 @@ pub(crate) async fn queued(jetstream: &jetstream::Context, partition: PartitionI
     for sequence in state.first_sequence..=state.last_sequence {
         let message = stream.get_raw_message(sequence).await.unwrap();
         let batch = Batch::decode(&message.payload).unwrap();
-        claims.extend(batch.commands.into_iter().map(|Command::Claim(claim)| claim));
+        claims.extend(batch.claims().cloned());
     }
     claims
 }

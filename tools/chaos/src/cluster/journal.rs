@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use common::message::{self, Batch, Command};
+use common::message::{self, Batch};
 use tokio::sync::mpsc::Receiver;
 
 use super::generations::{Content, Loss, StoredAt, generations};
@@ -114,7 +114,7 @@ fn place(tapped: &Tapped) -> Option<(u32, StoredAt)> {
 
 fn content(payload: &Bytes) -> Content {
     let Ok(batch) = Batch::decode(payload) else { return Content::default() };
-    let claims = batch.commands.iter().map(|Command::Claim(claim)| recorded(claim));
+    let claims = batch.claims().map(recorded);
     Content { sent_ns: 0, batch_id: batch.batch_id.to_string(), claims: claims.collect() }
 }
 

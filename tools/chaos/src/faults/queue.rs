@@ -27,7 +27,7 @@ const COPIES_MAX: u64 = 8;
 /// Claims in a forged batch.
 const FORGED_MAX: u64 = 5;
 
-/// Bytes that are no batch, for different reasons.
+/// Messages of which nothing is understood, for different reasons.
 const UNDECODABLE: [&str; 6] = [
     "",
     "\u{0}\u{1}\u{2}",
@@ -52,7 +52,7 @@ impl Injector {
         for sequence in first..=state.last_sequence {
             let Ok(Ok(message)) = timeout(LIMIT, stream.get_raw_message(sequence)).await else { continue };
             if let Ok(batch) = Batch::decode(&message.payload) {
-                let claims = batch.commands.iter().map(|Command::Claim(claim)| recorded(claim)).collect();
+                let claims = batch.claims().map(recorded).collect();
                 self.log.event(EventKind::Injected { claims, copies: true })?;
             }
             hits += self.publish(partition, message.headers, message.payload.to_vec()).await;
@@ -60,7 +60,7 @@ impl Injector {
         Ok(hits)
     }
 
-    /// Publishes what no worker can decode.
+    /// Publishes what no worker understands.
     pub(super) async fn publish_undecodable(&self, partition: PartitionId, rng: &mut StdRng) -> u64 {
         let mut hits = 0;
         for _ in 0..rng.random_range(1..=3) {
