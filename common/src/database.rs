@@ -47,6 +47,12 @@ pub enum SetupError {
     /// The server answered, and refused: a wrong password, a missing database.
     #[error("Postgres refuses the connection: {}", message(.0))]
     Refused(sqlx::Error),
+    /// Names can be any text, which only one encoding can store.
+    #[error(
+        "the database's encoding is {0} and must be UTF8: \
+         CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
+    )]
+    Encoding(String),
     /// The tables could not be brought up to date.
     #[error("migrating the database: {0}")]
     Migrate(#[from] MigrateError),
@@ -126,10 +132,20 @@ async fn migrate(options: &PgConnectOptions) -> Result<(), SetupError> {
     let options = options.clone().options([("lock_timeout", lock_timeout)]);
     let one = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
     let pool = one.connect_with(options).await.map_err(SetupError::Refused)?;
-    let migrated = migrate_if_needed(&pool).await;
+    let migrated = async {
+        check_encoding(&pool).await?;
+        migrate_if_needed(&pool).await
+    };
+    let migrated = migrated.await;
     // Bounded: a connection that hangs is not waited for.
     let _ = tokio::time::timeout(ACQUIRE_TIMEOUT, pool.close()).await;
     migrated
+}
+
+/// Another encoding cannot store every name, and Postgres would refuse such a claim each time.
+async fn check_encoding(pool: &PgPool) -> Result<(), SetupError> {
+    let encoding: String = sqlx::query_scalar("SHOW server_encoding").fetch_one(pool).await?;
+    if encoding == "UTF8" { Ok(()) } else { Err(SetupError::Encoding(encoding)) }
 }
 
 /// Asks first, because [`Migrator::run`] begins with CREATE TABLE, which a role may not have the right to.

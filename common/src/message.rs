@@ -16,6 +16,10 @@ use crate::ids::{ClaimId, CouponName, UserId};
 /// Version of both formats. A worker applies no command of another one: it might mean something else there.
 pub const VERSION: u32 = 1;
 
+/// The newest version of messages that this program understands, as the tables have it. A partition whose messages may
+/// be newer is not given to its workers.
+pub const PROTOCOL: i32 = VERSION.cast_signed();
+
 /// Header that names where the batch's reply goes. (JetStream takes the reply field of NATS
 /// itself, for its own acknowledgement.)
 pub const REPLY_HEADER: &str = "Coupon-Reply-To";
@@ -79,6 +83,8 @@ pub enum Outcome {
     CouponNotFound,
     /// The worker does not understand the command. It was not applied, and will not be.
     Unsupported,
+    /// Postgres refuses the claim. It was not applied, and is kept with the reason in `dead_letters`.
+    Rejected,
 }
 
 /// A worker's reply to one batch.

@@ -2,6 +2,7 @@
 
 mod no_worker;
 mod poison;
+mod rejected;
 mod servers;
 mod streams;
 mod versions;

@@ -201,7 +201,8 @@ async fn sell(
         changes.positions.push(stock.last_position + 1);
     }
     if dead_letter {
-        let letter = DeadLetter { sequence: row.last_seq + 1, reason: "not a batch", payload: b"?" };
+        let letter =
+            DeadLetter { sequence: row.last_seq + 1, place: 0, reason: "not a batch", payload: b"?" };
         store::insert_dead_letters(writes, PARTITION, row.generation, &[letter]).await.unwrap();
     }
     let cursor = CursorMove {

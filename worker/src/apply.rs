@@ -12,10 +12,15 @@ use uuid::Uuid;
 
 use crate::fence::{self, Changes, CursorMove, Written};
 use crate::message::Message;
+use crate::refused;
 use crate::rules::{self, Request, Stock, Taken};
 use crate::sessions::Session;
 use crate::stock_cache::StockCache;
-use crate::store::{self, Coupon, DeadLetter, PartitionRow};
+use crate::store::{self, Coupon, DeadLetter, PartitionRow, Snapshot};
+
+/// Why the rules reject a claim.
+const NO_POSITION_LEFT: &str =
+    "its coupon has no position left: a claim with the highest one was written by hand";
 
 /// The messages of one transaction and, once committed, their outcomes.
 #[derive(Debug)]
@@ -54,13 +59,14 @@ impl BatchApply {
         let connection = &mut session.connection;
         cache.use_server(session.server_started_us);
         self.keep_dead_letters(connection).await?;
-        let claims = BatchClaims::of(&self.messages);
+        let claims = BatchClaims::of(self.claims());
         if let Some(mut coupons) = cache.get(&claims.coupon_names) {
             claims.look_up_missing(connection, &mut coupons).await?;
-            let plan = claims.plan(&coupons, &vec![None; claims.claims.len()]);
+            let mut plan = claims.plan(&coupons, &vec![None; claims.claims.len()]);
             // The write proves winners, but not refusals: a user who finds nothing left may have won earlier.
-            if !plan.outcomes.contains(&Outcome::SoldOut) {
-                let (written, outcomes) = plan.write(connection, &self.cursor, cache).await?;
+            if !plan.outcomes.iter().any(|outcome| matches!(outcome, Outcome::SoldOut | Outcome::Rejected)) {
+                let outcomes = std::mem::take(&mut plan.outcomes);
+                let written = plan.write(connection, &self.cursor, cache).await?;
                 tracing::debug!(partition = %self.cursor.partition, ?written, "written without a look-up");
                 if written != Written::Overtaken {
                     self.outcomes = outcomes;
@@ -69,26 +75,105 @@ impl BatchApply {
                 cache.clear();
             }
         }
-        let (names, users) = claims.pairs();
-        let snapshot = store::look_up(connection, &claims.coupon_names, &names, &users).await?;
+        self.look_up_and_write(connection, &[], cache).await
+    }
+
+    /// Applies all messages but for the claims that Postgres refuses: those are kept as dead letters, and told so.
+    pub(crate) async fn apply_what_is_accepted(
+        &mut self,
+        session: &mut Session,
+        cache: &mut StockCache,
+    ) -> Result<Written> {
+        let connection = &mut session.connection;
+        cache.use_server(session.server_started_us);
+        self.keep_dead_letters(connection).await?;
+        let refusals = refused::find(connection, &self.cursor, &self.claims()).await?;
+        self.look_up_and_write(connection, &refusals, cache).await
+    }
+
+    /// Applies the claims that have none of `refusals`.
+    async fn look_up_and_write(
+        &mut self,
+        connection: &mut PgConnection,
+        refusals: &[Option<String>],
+        cache: &mut StockCache,
+    ) -> Result<Written> {
+        let all = self.claims();
+        let is_refused = |index: usize| refusals.get(index).is_some_and(Option::is_some);
+        let accepted = (0..all.len()).filter(|&index| !is_refused(index)).map(|index| all[index]);
+        let claims = BatchClaims::of(accepted.collect());
+        let snapshot = claims.look_up(connection).await?;
         cache.observe(&snapshot);
         let plan = claims.plan(&snapshot.coupons, &snapshot.taken);
-        let (written, outcomes) = plan.write(connection, &self.cursor, cache).await?;
+        let mut decided = plan.outcomes.iter().copied();
+        let outcomes = (0..all.len()).map(|index| match is_refused(index) {
+            true => Outcome::Rejected,
+            false => decided.next().expect("every accepted claim was decided"),
+        });
+        let outcomes: Vec<Outcome> = outcomes.collect();
+        self.keep_rejected(connection, &outcomes, refusals).await?;
+        let written = plan.write(connection, &self.cursor, cache).await?;
         self.outcomes = outcomes;
         Ok(written)
     }
 
+    fn claims(&self) -> Vec<&Claim> {
+        let batches = self.messages.iter().filter_map(|message| message.batch.as_ref());
+        batches.flat_map(ReceivedBatch::claims).collect()
+    }
+
     /// Keeps what is not understood, before the cursor passes it.
     async fn keep_dead_letters(&self, connection: &mut PgConnection) -> Result<()> {
-        let CursorMove { partition, generation, .. } = self.cursor;
         let letters: Vec<DeadLetter<'_>> = self.messages.iter().filter_map(Message::dead_letter).collect();
-        for DeadLetter { sequence, reason, .. } in &letters {
-            tracing::error!(%partition, sequence, reason, "dead letter");
+        self.keep(connection, &letters).await
+    }
+
+    /// Keeps the claims that are rejected, before the cursor passes them.
+    async fn keep_rejected(
+        &self,
+        connection: &mut PgConnection,
+        outcomes: &[Outcome],
+        refusals: &[Option<String>],
+    ) -> Result<()> {
+        if !outcomes.contains(&Outcome::Rejected) {
+            return Ok(());
+        }
+        let claims = self.messages.iter().flat_map(|message| {
+            let commands = message.batch.iter().flat_map(|batch| batch.commands.iter().zip(1..));
+            let understood = commands.filter_map(|(command, place)| Some((place, command.as_ref().ok()?)));
+            understood.map(|(place, command)| (message.sequence, place, command))
+        });
+        let rejected: Vec<(i64, i32, &str, Vec<u8>)> = claims
+            .enumerate()
+            .filter(|(index, _)| outcomes[*index] == Outcome::Rejected)
+            .map(|(index, (sequence, place, command))| {
+                let reason = refusals.get(index).and_then(Option::as_deref).unwrap_or(NO_POSITION_LEFT);
+                (sequence, place, reason, serde_json::to_vec(command).expect("a command is plain JSON"))
+            })
+            .collect();
+        let letters = rejected.iter().map(|(sequence, place, reason, payload)| DeadLetter {
+            sequence: *sequence,
+            place: *place,
+            reason,
+            payload,
+        });
+        self.keep(connection, &letters.collect::<Vec<_>>()).await
+    }
+
+    async fn keep(&self, connection: &mut PgConnection, letters: &[DeadLetter<'_>]) -> Result<()> {
+        let CursorMove { partition, generation, .. } = self.cursor;
+        for DeadLetter { sequence, place, reason, .. } in letters {
+            tracing::error!(%partition, sequence, place, reason, "dead letter");
         }
         if letters.is_empty() {
             return Ok(());
         }
-        store::insert_dead_letters(connection, partition, generation, &letters).await
+        store::insert_dead_letters(connection, partition, generation, letters).await
+    }
+
+    /// The last message's sequence number.
+    pub(crate) fn last_sequence(&self) -> i64 {
+        self.cursor.new_seq
     }
 
     /// Moves the cursor of `row` to where the commit has moved it.
@@ -122,17 +207,15 @@ impl BatchApply {
     }
 }
 
-/// All claims of the messages, in their order, and the coupons that they are about.
-struct BatchClaims<'a> {
+/// Claims in their order, and the coupons that they are about.
+pub(crate) struct BatchClaims<'a> {
     claims: Vec<&'a Claim>,
     /// Each coupon once, in the order of the names.
     coupon_names: Vec<&'a str>,
 }
 
 impl<'a> BatchClaims<'a> {
-    fn of(messages: &'a [Message]) -> Self {
-        let batches = messages.iter().filter_map(|message| message.batch.as_ref());
-        let claims: Vec<&Claim> = batches.flat_map(ReceivedBatch::claims).collect();
+    pub(crate) fn of(claims: Vec<&'a Claim>) -> Self {
         let mut coupon_names: Vec<&str> = claims.iter().map(|claim| claim.coupon_name.as_str()).collect();
         coupon_names.sort_unstable();
         coupon_names.dedup();
@@ -157,9 +240,23 @@ impl<'a> BatchClaims<'a> {
         Ok(())
     }
 
-    /// Each claim's coupon, and its user.
-    fn pairs(&self) -> (Vec<&'a str>, Vec<&'a str>) {
-        self.claims.iter().map(|claim| (claim.coupon_name.as_str(), claim.user_id.as_str())).unzip()
+    /// Reads the coupons, and what the users have of them.
+    async fn look_up(&self, connection: &mut PgConnection) -> Result<Snapshot> {
+        let claims = self.claims.iter();
+        let (names, users): (Vec<_>, Vec<_>) =
+            claims.map(|claim| (claim.coupon_name.as_str(), claim.user_id.as_str())).unzip();
+        store::look_up(connection, &self.coupon_names, &names, &users).await
+    }
+
+    /// Looks up, decides and writes all claims, in a transaction that is to be rolled back.
+    pub(crate) async fn try_write(
+        &self,
+        connection: &mut PgConnection,
+        cursor: &CursorMove,
+    ) -> Result<Written> {
+        let snapshot = self.look_up(connection).await?;
+        let plan = self.plan(&snapshot.coupons, &snapshot.taken);
+        fence::write(connection, cursor, &plan.changes).await
     }
 
     /// Decides all claims, given the coupons and what the users have of them.
@@ -211,19 +308,19 @@ struct Plan<'a> {
 }
 
 impl Plan<'_> {
-    /// Writes it and, if it was committed, puts the coupons into the cache. Returns the outcomes along.
+    /// Writes it and, if it was committed, puts the coupons into the cache.
     async fn write(
         self,
         connection: &mut PgConnection,
         cursor: &CursorMove,
         cache: &mut StockCache,
-    ) -> Result<(Written, Vec<Outcome>)> {
+    ) -> Result<Written> {
         let written = fence::commit_behind_fence(connection, cursor, &self.changes).await?;
         if let Written::Committed { xmin } = written {
             for (name, stock) in self.changes.sold_names.into_iter().zip(self.after) {
                 cache.put(name, Coupon { stock, xmin });
             }
         }
-        Ok((written, self.outcomes))
+        Ok(written)
     }
 }

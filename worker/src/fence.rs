@@ -112,8 +112,21 @@ pub async fn commit_behind_fence(
     cursor: &CursorMove,
     changes: &Changes<'_>,
 ) -> Result<Written> {
+    match write(connection, cursor, changes).await {
+        Ok(written) => Ok(written),
+        Err(error) if was_overtaken(&error) => Ok(Written::Overtaken),
+        Err(error) => Err(error),
+    }
+}
+
+/// What [`commit_behind_fence`] does, with every refusal of Postgres as an error.
+pub(crate) async fn write(
+    connection: &mut PgConnection,
+    cursor: &CursorMove,
+    changes: &Changes<'_>,
+) -> Result<Written> {
     // All rows, not the first: only the end of the answer says that it was committed.
-    let xmins: Result<Vec<i64>> = sqlx::query_scalar(COMMIT)
+    let xmins: Vec<i64> = sqlx::query_scalar(COMMIT)
         .bind(cursor.partition.as_i32())
         .bind(cursor.owner)
         .bind(cursor.lease_epoch)
@@ -132,16 +145,20 @@ pub async fn commit_behind_fence(
         .bind(&changes.claim_ids)
         .bind(&changes.positions)
         .fetch_all(connection)
-        .await;
-    match xmins {
-        Ok(xmins) => Ok(xmins.first().map_or(Written::Fenced, |&xmin| Written::Committed { xmin })),
-        Err(error) if was_overtaken(&error) => Ok(Written::Overtaken),
-        Err(error) => Err(error),
-    }
+        .await?;
+    Ok(xmins.first().map_or(Written::Fenced, |&xmin| Written::Committed { xmin }))
 }
 
-/// Division by zero: a coupon was changed. Unique violation: a user or a position has been taken.
+/// A coupon was changed, or a user or a position has been taken (unique violation).
 fn was_overtaken(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    code.is_some_and(|code| code == "22012" || code == "23505")
+    stock_has_changed(error) || has_code(error, "23505")
+}
+
+/// The statement's own division by zero: a coupon was changed since it was read.
+pub(crate) fn stock_has_changed(error: &sqlx::Error) -> bool {
+    has_code(error, "22012")
+}
+
+fn has_code(error: &sqlx::Error, code: &str) -> bool {
+    error.as_database_error().is_some_and(|error| error.code().as_deref() == Some(code))
 }

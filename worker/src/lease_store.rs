@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use common::message::PROTOCOL;
 use common::partition::PartitionId;
 use sqlx::Result;
 use sqlx::postgres::PgConnection;
@@ -43,7 +44,7 @@ pub async fn heartbeat(
 ) -> Result<()> {
     sqlx::query(
         "WITH alive AS (
-             INSERT INTO workers (id, alive_until) VALUES ($1, clock_timestamp() + $3::interval)
+             INSERT INTO workers (id, alive_until, protocol) VALUES ($1, clock_timestamp() + $3::interval, $4)
              ON CONFLICT ON CONSTRAINT workers_pkey DO UPDATE SET alive_until = EXCLUDED.alive_until
          ), gone AS (
              DELETE FROM workers WHERE alive_until < clock_timestamp() - interval '1 minute'
@@ -56,13 +57,15 @@ pub async fn heartbeat(
     .bind(worker)
     .bind(running)
     .bind(lease)
+    .bind(PROTOCOL)
     .execute(connection)
     .await?;
     Ok(())
 }
 
 /// The living workers, in the order in which they share the partitions, and all leases. A life or a lease that lasts
-/// for longer than [`LEFT_MS_MAX`] has ended.
+/// for longer than [`LEFT_MS_MAX`] has ended. A worker that does not understand the messages of every partition has no
+/// share.
 ///
 /// # Errors
 /// When the database does not answer.
@@ -70,6 +73,7 @@ pub async fn leases(connection: &mut PgConnection) -> Result<(Vec<Uuid>, Vec<Lea
     let workers = sqlx::query_scalar(
         "SELECT id FROM workers
          WHERE alive_until > clock_timestamp() AND alive_until <= clock_timestamp() + $1 * interval '1 millisecond'
+           AND protocol >= (SELECT max(protocol) FROM partitions)
          ORDER BY started_at, id",
     )
     .bind(LEFT_MS_MAX)
@@ -88,7 +92,8 @@ pub async fn leases(connection: &mut PgConnection) -> Result<(Vec<Uuid>, Vec<Lea
 }
 
 /// Takes up to `count` of the partitions `wanted` whose leases have run out. Returns their numbers and new epochs. A
-/// row that a former owner's transaction has locked is skipped.
+/// row that a former owner's transaction has locked is skipped, and so is (by a trigger) one whose messages may be newer
+/// than this worker understands.
 ///
 /// # Errors
 /// When the database does not answer.

@@ -1,7 +1,8 @@
 //! Applies claims to Postgres, partition by partition, in the order of the queue.
 //!
 //! In reading order: [`rules`] decides who wins, [`store`] asks Postgres, [`fence`] is the one statement that
-//! writes, `stock_cache` is what need not be asked, `apply` joins them for the messages of one transaction. `source`
+//! writes, `stock_cache` is what need not be asked, `apply` joins them for the messages of one transaction, and `refused`
+//! finds the claims that Postgres does not take. `source`
 //! reads a partition's stream, `stream_check` compares the stream with Postgres, `partition` is the loop over all
 //! that, `purge` deletes what was applied, `sessions` are the connections used. `lease` (with [`lease_store`] and
 //! `share`) decides which partitions are this worker's.
@@ -15,6 +16,7 @@ pub mod lease_store;
 mod message;
 mod partition;
 mod purge;
+mod refused;
 pub mod rules;
 mod sessions;
 mod share;

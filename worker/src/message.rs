@@ -2,7 +2,7 @@
 
 use async_nats::datetime::DateTime;
 use async_nats::{HeaderMap, Subject, jetstream};
-use common::message::{Batch, REPLY_HEADER, REPLY_PREFIX, ReceivedBatch, UnsupportedCommand};
+use common::message::{Batch, PROTOCOL, REPLY_HEADER, REPLY_PREFIX, ReceivedBatch, UnsupportedCommand};
 use uuid::Uuid;
 
 use crate::store::DeadLetter;
@@ -65,10 +65,16 @@ impl Message {
         self.batch.as_ref().map_or(1, |batch| batch.commands.len())
     }
 
+    /// Whether it is of a version that this program does not understand, and `protocol` allows.
+    pub(crate) fn is_too_new(&self, protocol: i32) -> bool {
+        let version = self.batch.as_ref().map(|batch| i64::from(batch.version));
+        version.is_some_and(|version| version > PROTOCOL.into() && version <= protocol.into())
+    }
+
     /// What is kept of it if it is not wholly understood.
     pub(crate) fn dead_letter(&self) -> Option<DeadLetter<'_>> {
         let Misunderstood { reason, payload } = self.misunderstood.as_ref()?;
-        Some(DeadLetter { sequence: self.sequence, reason, payload })
+        Some(DeadLetter { sequence: self.sequence, place: 0, reason, payload })
     }
 }
 

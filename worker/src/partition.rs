@@ -13,6 +13,7 @@ use crate::context::Worker;
 use crate::fence::Written;
 use crate::lease_store;
 use crate::purge::Purger;
+use crate::refused;
 use crate::sessions::{ROW_TIMEOUT, Session, Sessions};
 use crate::source::Source;
 use crate::source_error::SourceError;
@@ -20,6 +21,9 @@ use crate::stock_cache::StockCache;
 
 /// How long opening a consumer may take, all questions together.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long it may take to find the claims of one message that Postgres refuses.
+const CAREFUL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// One partition, owned under one epoch.
 pub(crate) struct Partition {
@@ -29,6 +33,12 @@ pub(crate) struct Partition {
     sessions: Arc<Sessions>,
     stock_cache: StockCache,
     purger: Purger,
+    /// Generation and cursor at which Postgres has refused what follows. Rows may have been changed meanwhile; if it
+    /// does so again, it is the claims.
+    refused_at: Option<(i64, i64)>,
+    /// Generation and sequence number of the last message that was refused. Up to there, messages are applied one by
+    /// one, without the claims that Postgres refuses.
+    careful_until: Option<(i64, i64)>,
 }
 
 /// Why a loop has ended.
@@ -48,7 +58,16 @@ impl Partition {
         lease_epoch: i64,
     ) -> Self {
         let purger = Purger::new(worker.clone(), id);
-        Self { worker, id, lease_epoch, sessions, stock_cache: StockCache::default(), purger }
+        Self {
+            worker,
+            id,
+            lease_epoch,
+            sessions,
+            stock_cache: StockCache::default(),
+            purger,
+            refused_at: None,
+            careful_until: None,
+        }
     }
 
     /// Runs until `stop`, between two transactions, or until another worker owns the partition.
@@ -72,6 +91,11 @@ impl Partition {
             };
             match error {
                 SourceError::Lost => break End::Lost,
+                // A worker that understands them takes it.
+                SourceError::TooNew => {
+                    tracing::error!(%partition, %error, "giving the partition up");
+                    break End::Released;
+                }
                 SourceError::Moved(why) => tracing::info!(%partition, why, "reading anew"),
                 error => tracing::warn!(%partition, %error, "reading anew"),
             }
@@ -109,7 +133,9 @@ impl Partition {
         let claims_max = self.worker.config.transaction_claims_max;
         let stream_created_ns = source.row.stream_created_ns;
         loop {
-            let cursor = source.row.last_seq;
+            let (generation, cursor) = (source.row.generation, source.row.last_seq);
+            let is_careful = self.careful_until.is_some_and(|until| (generation, cursor) < until);
+            let claims_max = if is_careful { 1 } else { claims_max };
             let messages = tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
@@ -120,10 +146,20 @@ impl Partition {
                     continue;
                 }
             };
+            if messages.iter().any(|message| message.is_too_new(source.row.protocol)) {
+                return Err(SourceError::TooNew);
+            }
             let (owner, lease) = (self.worker.id, self.worker.config.lease);
             let mut batch = BatchApply::new(self.id, owner, &source.row, messages, lease);
             source.expect_current()?;
-            self.apply(&mut batch).await?;
+            if let Err(error) = self.apply(&mut batch, is_careful).await {
+                if matches!(error, SourceError::Refused(_))
+                    && self.refused_at.replace((generation, cursor)) == Some((generation, cursor))
+                {
+                    self.careful_until = Some((generation, batch.last_sequence()));
+                }
+                return Err(error);
+            }
             // Opening is not a success yet: the stream may be fine and its messages not.
             backoff.reset();
             batch.reply(&self.worker.queue).await;
@@ -138,11 +174,20 @@ impl Partition {
     /// Applies messages. After any error the partition is read anew from the cursor in Postgres, which says whether
     /// they were committed. If they were, they are not read again and their replies are not sent: the APIs see that the
     /// cursor has passed them, and look the claims up.
-    async fn apply(&mut self, batch: &mut BatchApply) -> Result<(), SourceError> {
+    async fn apply(&mut self, batch: &mut BatchApply, is_careful: bool) -> Result<(), SourceError> {
         // Taken out until the commit is certain: after an error, nothing is remembered.
         let mut cache = std::mem::take(&mut self.stock_cache);
-        let apply = async |session: &mut Session| batch.apply(session, &mut cache).await;
-        match self.sessions.within(self.worker.config.statement_timeout, apply).await? {
+        let limit = if is_careful { CAREFUL_TIMEOUT } else { self.worker.config.statement_timeout };
+        let apply = async |session: &mut Session| match is_careful {
+            true => batch.apply_what_is_accepted(session, &mut cache).await,
+            false => batch.apply(session, &mut cache).await,
+        };
+        let written =
+            self.sessions.within(limit, apply).await.map_err(|error| match refused::reason(&error) {
+                Some(reason) => SourceError::Refused(reason),
+                None => error.into(),
+            });
+        match written? {
             Written::Committed { .. } => {
                 self.stock_cache = cache;
                 Ok(())
@@ -154,7 +199,7 @@ impl Partition {
             }
             Written::Overtaken => {
                 tracing::warn!(partition = %self.id, "a coupon or a claim was changed by hand meanwhile");
-                Err(SourceError::Moved("rows were changed by hand meanwhile"))
+                Err(SourceError::Refused("rows were changed by hand meanwhile".to_owned()))
             }
         }
     }

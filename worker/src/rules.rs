@@ -49,7 +49,8 @@ pub struct Decision {
 ///
 /// `coupons` are those that the requests name by index, `None` for one that does not exist; `taken` says for each
 /// request what its user had of its coupon before. The order of the checks is part of the API: an unknown coupon, then
-/// one that the user has (the same claim again gets the same answer), then one that is sold out.
+/// one that the user has (the same claim again gets the same answer), then one that is sold out. A claim for which no
+/// position is left is rejected.
 pub fn decide(requests: &[Request<'_>], coupons: &[Option<Stock>], taken: &[Option<Taken>]) -> Decision {
     debug_assert_eq!(requests.len(), taken.len());
     let mut stocks = coupons.to_vec();
@@ -68,9 +69,13 @@ pub fn decide(requests: &[Request<'_>], coupons: &[Option<Stock>], taken: &[Opti
                     Some(_) => Outcome::AlreadyClaimed,
                     None if stock.remaining <= 0 => Outcome::SoldOut,
                     None => {
+                        // Positions end only where somebody has written the last one by hand.
+                        let Some(position) = stock.last_position.checked_add(1) else {
+                            decision.outcomes.push(Outcome::Rejected);
+                            continue;
+                        };
                         stock.remaining -= 1;
-                        stock.last_position += 1;
-                        let position = stock.last_position;
+                        stock.last_position = position;
                         decision.won[request.coupon] += 1;
                         decision.winners.push((index, position));
                         won_here.insert(key, Taken { claim_id: request.claim_id, position });
@@ -174,6 +179,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_claim_without_a_position_is_rejected() {
+        let requests = ["a", "b"].map(|user| Request { coupon: 0, user, claim_id: ClaimId::random() });
+        let decision =
+            decide(&requests, &[Some(Stock { remaining: 5, last_position: i64::MAX - 1 })], &[None, None]);
+        assert_eq!(decision.outcomes, [Outcome::Claimed { position: i64::MAX }, Outcome::Rejected]);
+        assert_eq!((decision.won, decision.winners), (vec![1], vec![(0, i64::MAX)]));
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub struct PartitionRow {
     pub last_batch_id: Option<Uuid>,
     /// When NATS stored the latest message applied, in nanoseconds since 1970.
     pub last_time_ns: Option<i64>,
+    /// The newest version that its messages may have.
+    pub protocol: i32,
 }
 
 /// Reads a partition's row.
@@ -83,7 +85,7 @@ pub struct PartitionRow {
 /// When the database does not answer.
 pub async fn partition(connection: &mut PgConnection, id: PartitionId) -> Result<PartitionRow> {
     sqlx::query_as(
-        "SELECT owner, epoch, generation, stream_created_ns, last_seq, last_batch_id, last_time_ns
+        "SELECT owner, epoch, generation, stream_created_ns, last_seq, last_batch_id, last_time_ns, protocol
          FROM partitions WHERE id = $1",
     )
     .bind(id.as_i32())
@@ -205,18 +207,20 @@ fn place_index(place: i64) -> usize {
     usize::try_from(place - 1).expect("WITH ORDINALITY counts from 1")
 }
 
-/// A message that holds no batch.
+/// A message that is not wholly understood, or one of its commands that Postgres refuses.
 #[derive(Debug, Clone, Copy)]
 pub struct DeadLetter<'a> {
-    /// Its place in the stream.
+    /// The message's place in the stream.
     pub sequence: i64,
-    /// Why it cannot be understood.
+    /// The command's number in the message, from 1; 0 for the message itself.
+    pub place: i32,
+    /// Why it was not applied.
     pub reason: &'a str,
     /// Its bytes.
     pub payload: &'a [u8],
 }
 
-/// Keeps messages that hold no batch, each once. To be called before the cursor passes them: whoever reads them again
+/// Keeps what is not applied, each once. To be called before the cursor passes them: whoever reads them again
 /// after a crash in between inserts nothing twice. No fence is needed, as it is true whoever says it: the message was
 /// in this generation of the stream.
 ///
@@ -229,13 +233,14 @@ pub async fn insert_dead_letters(
     letters: &[DeadLetter<'_>],
 ) -> Result<()> {
     sqlx::query(
-        "INSERT INTO dead_letters (partition, generation, sequence, reason, payload)
-         SELECT $1, $2, unnest($3::bigint[]), unnest($4::text[]), unnest($5::bytea[])
+        "INSERT INTO dead_letters (partition, generation, sequence, place, reason, payload)
+         SELECT $1, $2, unnest($3::bigint[]), unnest($4::int[]), unnest($5::text[]), unnest($6::bytea[])
          ON CONFLICT ON CONSTRAINT dead_letters_message_key DO NOTHING",
     )
     .bind(id.as_i32())
     .bind(generation)
     .bind(letters.iter().map(|letter| letter.sequence).collect::<Vec<_>>())
+    .bind(letters.iter().map(|letter| letter.place).collect::<Vec<_>>())
     .bind(letters.iter().map(|letter| storable(letter.reason)).collect::<Vec<_>>())
     .bind(letters.iter().map(|letter| letter.payload).collect::<Vec<_>>())
     .execute(connection)

@@ -94,6 +94,8 @@ fn decided(claim: &Claim, outcome: Outcome) -> Result<HttpReply, Problem> {
         Outcome::SoldOut => Err(Problem::SoldOut),
         Outcome::CouponNotFound => Err(Problem::CouponNotFound),
         Outcome::Unsupported => Err(Unavailable::VersionMismatch.into()),
+        // The worker has logged why.
+        Outcome::Rejected => Err(Problem::Internal),
     }
 }
 

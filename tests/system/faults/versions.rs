@@ -1,5 +1,7 @@
 //! Programs of different versions on one queue and one database.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use common::message::{BatchOutcomes, Outcome, REPLY_HEADER, ReceivedOutcomes};
 use common::stream;
@@ -155,5 +157,72 @@ fn tables_that_are_up_to_date_need_no_right_to_create_any() {
         let separator = if url.contains('?') { '&' } else { '?' };
         system.set("DATABASE_URL", format!("{url}{separator}options=-c%20role%3D{role}"));
         assert_starts_again(system).await;
+    });
+}
+
+/// A partition that has been raised belongs to newer workers, however its older owner came by it.
+#[test]
+fn a_worker_does_not_own_partitions_whose_messages_it_may_not_understand() {
+    run(async {
+        let system = System::start().await;
+        let client = system.client();
+        client.create(COUPON, 9).await;
+        client.claim("ann", COUPON).await.assert_claimed("ann", COUPON);
+        let partition = partition_of(COUPON, PARTITIONS);
+
+        // As nobody should do it: the owner stays, and notices with its next write.
+        sqlx::query("UPDATE partitions SET protocol = 2, generation = generation + 1 WHERE id = $1")
+            .bind(partition.as_i32())
+            .execute(system.pool())
+            .await
+            .unwrap();
+        let payload = |version: u32| {
+            json!({ "version": version, "batch_id": Uuid::new_v4(), "commands": [claim("bob")] }).to_string()
+        };
+        let streams = jetstream(&system).await;
+        for version in [1, 2] {
+            let published =
+                streams.publish(stream::subject(partition), payload(version).into()).await.unwrap();
+            published.await.unwrap();
+        }
+        let owner = async || {
+            let owner =
+                sqlx::query_scalar("SELECT owner FROM partitions WHERE id = $1").bind(partition.as_i32());
+            owner.fetch_one(system.pool()).await.unwrap()
+        };
+        eventually("the partition given up", async || {
+            let owner: Option<Uuid> = owner().await;
+            owner.is_none().then_some(())
+        })
+        .await;
+        // What it understood was applied, and what it did not waits.
+        let cursor: i64 = sqlx::query_scalar("SELECT last_seq FROM partitions WHERE id = $1")
+            .bind(partition.as_i32())
+            .fetch_one(system.pool())
+            .await
+            .unwrap();
+        assert_eq!((cursor, reasons(&system).await.len()), (2, 0));
+        // Time enough to be taken again.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(owner().await, None::<Uuid>);
+
+        // A newer worker can have it.
+        let newer = Uuid::new_v4();
+        for (protocol, taken) in [(1, 0), (2, 1)] {
+            let statements = [
+                format!("DELETE FROM workers WHERE id = '{newer}'"),
+                format!(
+                    "INSERT INTO workers (id, alive_until, protocol)
+                     VALUES ('{newer}', clock_timestamp() + interval '1 minute', {protocol})"
+                ),
+            ];
+            for statement in statements {
+                sqlx::query(AssertSqlSafe(statement)).execute(system.pool()).await.unwrap();
+            }
+            let take = sqlx::query("UPDATE partitions SET owner = $1 WHERE id = $2").bind(newer);
+            let done = take.bind(partition.as_i32()).execute(system.pool()).await.unwrap();
+            assert_eq!(done.rows_affected(), taken, "protocol {protocol}");
+        }
+        system.stop().await;
     });
 }
