@@ -1,6 +1,6 @@
 //! What an API process can be told.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::thread::available_parallelism;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use sqlx::postgres::PgConnectOptions;
 pub const PORT_DEFAULT: u16 = 8080;
 
 /// Default of `HOST`.
-pub const HOST_DEFAULT: &str = "0.0.0.0";
+pub const HOST_DEFAULT: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 /// Default of `CLAIM_TIMEOUT_MS`.
 pub const CLAIM_TIMEOUT_MS_DEFAULT: u64 = 5_000;
@@ -123,14 +123,11 @@ impl Config {
     /// # Errors
     /// When a variable cannot be used; the error names it.
     pub fn from_env(env: &Env) -> Result<Self, ConfigError> {
-        let host = env.get("HOST").unwrap_or(HOST_DEFAULT);
         Ok(Self {
             database: config::database(env)?,
             nats: config::Nats::from_env(env)?,
             partitions: env.partitions()?,
-            host: host
-                .parse()
-                .map_err(|_| ConfigError::new("HOST", format!("must be an IP address, not {host:?}")))?,
+            host: env.address("HOST", HOST_DEFAULT)?,
             port: env.number("PORT", PORT_DEFAULT, 0..=u16::MAX)?,
             limits: Limits::from_env(env)?,
         })

@@ -4,6 +4,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Display;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::time::Duration;
@@ -83,6 +84,15 @@ impl Env {
             let (least, most) = range.into_inner();
             ConfigError::new(variable, format!("must be a whole number from {least} to {most}, not {text:?}"))
         })
+    }
+
+    /// The value of a variable as an address of this machine, or `default` if it is not set.
+    ///
+    /// # Errors
+    /// When the value is no IP address.
+    pub fn address(&self, variable: &str, default: IpAddr) -> Result<IpAddr, ConfigError> {
+        let Some(text) = self.get(variable) else { return Ok(default) };
+        text.parse().map_err(|_| ConfigError::new(variable, format!("must be an IP address, not {text:?}")))
     }
 
     /// A number of milliseconds within `range`, or `default_ms` if it is not set.

@@ -12,6 +12,7 @@ pub mod database;
 pub mod exit;
 pub mod ids;
 pub mod message;
+pub mod ops;
 pub mod partition;
 pub mod queue;
 pub mod runtime;

@@ -14,6 +14,7 @@ mod faults;
 mod hostile;
 mod leases;
 mod lifecycle;
+mod ops;
 mod permissions;
 mod planner;
 mod private_servers;

@@ -200,11 +200,6 @@ async fn sell(
         changes.claim_ids.push(Uuid::new_v4());
         changes.positions.push(stock.last_position + 1);
     }
-    if dead_letter {
-        let letter =
-            DeadLetter { sequence: row.last_seq + 1, place: 0, reason: "not a batch", payload: b"?" };
-        store::insert_dead_letters(writes, PARTITION, row.generation, &[letter]).await.unwrap();
-    }
     let cursor = CursorMove {
         partition: PARTITION,
         owner: row.owner.unwrap(),
@@ -216,6 +211,11 @@ async fn sell(
         new_time_ns: 0,
         lease: Duration::from_secs(1),
     };
+    if dead_letter {
+        let letter =
+            DeadLetter { sequence: row.last_seq + 1, place: 0, reason: "not a batch", payload: b"?" };
+        store::insert_dead_letters(writes, &cursor, &[letter]).await.unwrap();
+    }
     commit_behind_fence(writes, &cursor, &changes).await.unwrap()
 }
 

@@ -107,7 +107,9 @@ impl Manager {
     }
 
     async fn beat(&mut self, stop: &CancellationToken) {
-        let Err(error) = self.try_beat(stop).await else {
+        let beaten = self.try_beat(stop).await;
+        self.worker.health.postgres(beaten.is_ok());
+        let Err(error) = beaten else {
             if !stop.is_cancelled() && !std::mem::replace(&mut self.healthy, true) {
                 tracing::info!("Postgres answers again");
             }

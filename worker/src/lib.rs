@@ -1,20 +1,22 @@
 //! Applies claims to Postgres, partition by partition, in the order of the queue.
 //!
 //! In reading order: [`rules`] decides who wins, [`store`] asks Postgres, [`fence`] is the one statement that
-//! writes, `stock_cache` is what need not be asked, `apply` joins them for the messages of one transaction, and `refused`
-//! finds the claims that Postgres does not take. `source`
-//! reads a partition's stream, `stream_check` compares the stream with Postgres, `partition` is the loop over all
-//! that, `purge` deletes what was applied, `sessions` are the connections used. `lease` (with [`lease_store`] and
-//! `share`) decides which partitions are this worker's.
+//! writes, `stock_cache` is what need not be asked, `plan` and `apply` join them for the messages of one transaction,
+//! and `refused` finds the claims that Postgres does not take. `source` reads a partition's stream, `stream_check`
+//! compares the stream with Postgres, `partition` is the loop over all that, `purge` deletes what was applied,
+//! `sessions` are the connections used. `lease` (with [`lease_store`] and `share`) decides which partitions are this
+//! worker's. [`health`] says whether it can do its work.
 
 mod apply;
 pub mod config;
 mod context;
 pub mod fence;
+pub mod health;
 mod lease;
 pub mod lease_store;
 mod message;
 mod partition;
+mod plan;
 mod purge;
 mod refused;
 pub mod rules;

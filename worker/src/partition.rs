@@ -97,12 +97,14 @@ impl Partition {
                     break End::Released;
                 }
                 SourceError::Moved(why) => tracing::info!(%partition, why, "reading anew"),
-                error => tracing::warn!(%partition, %error, "reading anew"),
+                ref error => tracing::warn!(%partition, %error, "reading anew"),
             }
+            self.worker.health.failed(partition, error.to_string());
             if stop.run_until_cancelled(backoff.wait()).await.is_none() {
                 break End::Released;
             }
         };
+        self.worker.health.recovered(partition);
         match end {
             End::Released => self.release().await,
             End::Lost => tracing::warn!(%partition, lease_epoch, "lost the partition"),
@@ -132,6 +134,9 @@ impl Partition {
     ) -> Result<(), SourceError> {
         let claims_max = self.worker.config.transaction_claims_max;
         let stream_created_ns = source.row.stream_created_ns;
+        if !source.has_messages {
+            self.worker.health.recovered(self.id);
+        }
         loop {
             let (generation, cursor) = (source.row.generation, source.row.last_seq);
             let is_careful = self.careful_until.is_some_and(|until| (generation, cursor) < until);
@@ -162,6 +167,7 @@ impl Partition {
             }
             // Opening is not a success yet: the stream may be fine and its messages not.
             backoff.reset();
+            self.worker.health.recovered(self.id);
             batch.reply(&self.worker.queue).await;
             batch.advance(&mut source.row);
             let cursor = source.row.last_seq;

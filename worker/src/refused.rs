@@ -7,8 +7,8 @@ use common::message::Claim;
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Result};
 
-use crate::apply::BatchClaims;
 use crate::fence::{self, CursorMove};
+use crate::plan::BatchClaims;
 
 /// How often a single claim is tried, each time after a fresh look: rows may be changed by hand between look and write.
 const ATTEMPTS: usize = 2;

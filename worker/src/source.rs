@@ -38,6 +38,8 @@ pub(crate) struct Source {
     undeliverable: Option<Message>,
     /// What ended the source while messages were being gathered.
     failed: Option<SourceError>,
+    /// Whether there was a message behind the cursor when it was opened.
+    pub(crate) has_messages: bool,
     /// What the database said when the stream was found to agree with it.
     pub(crate) row: PartitionRow,
     next_sequence: i64,
@@ -106,6 +108,7 @@ impl Source {
             link_number,
             undeliverable,
             failed: None,
+            has_messages: info.state.last_sequence > u64::try_from(row.last_seq).unwrap_or(0),
             row,
             next_sequence,
         })

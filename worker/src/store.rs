@@ -9,6 +9,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Result};
 use uuid::Uuid;
 
+use crate::fence::CursorMove;
 use crate::rules::{Stock, Taken};
 
 /// Longest reason that is kept with a dead letter, in characters.
@@ -221,28 +222,30 @@ pub struct DeadLetter<'a> {
 }
 
 /// Keeps what is not applied, each once. To be called before the cursor passes them: whoever reads them again
-/// after a crash in between inserts nothing twice. No fence is needed, as it is true whoever says it: the message was
-/// in this generation of the stream.
+/// after a crash in between inserts nothing twice. Nothing is kept unless the partition is still this worker's: another one
+/// may understand more.
 ///
 /// # Errors
 /// When the database does not answer.
 pub async fn insert_dead_letters(
     connection: &mut PgConnection,
-    id: PartitionId,
-    generation: i64,
+    cursor: &CursorMove,
     letters: &[DeadLetter<'_>],
 ) -> Result<()> {
     sqlx::query(
         "INSERT INTO dead_letters (partition, generation, sequence, place, reason, payload)
          SELECT $1, $2, unnest($3::bigint[]), unnest($4::int[]), unnest($5::text[]), unnest($6::bytea[])
+         FROM partitions WHERE id = $1 AND owner = $7 AND epoch = $8
          ON CONFLICT ON CONSTRAINT dead_letters_message_key DO NOTHING",
     )
-    .bind(id.as_i32())
-    .bind(generation)
+    .bind(cursor.partition.as_i32())
+    .bind(cursor.generation)
     .bind(letters.iter().map(|letter| letter.sequence).collect::<Vec<_>>())
     .bind(letters.iter().map(|letter| letter.place).collect::<Vec<_>>())
     .bind(letters.iter().map(|letter| storable(letter.reason)).collect::<Vec<_>>())
     .bind(letters.iter().map(|letter| letter.payload).collect::<Vec<_>>())
+    .bind(cursor.owner)
+    .bind(cursor.lease_epoch)
     .execute(connection)
     .await?;
     Ok(())

@@ -106,7 +106,7 @@ pub(super) fn variables() -> Facts {
         constants(&READERS).into_iter().map(|constant| (constant.name, constant.value)).collect();
     let mut found = Facts::new();
     for text in READERS.iter().flat_map(|krate| sources(krate)).map(|text| dense(&text)) {
-        for call in [".get(\"", "set(\"", "_VARIABLE:&str=\"", "variable:\""] {
+        for call in [".get(\"", ".address(\"", "set(\"", "_VARIABLE:&str=\"", "variable:\""] {
             for name in names_after(&text, call) {
                 found.entry(name).or_insert(None);
             }

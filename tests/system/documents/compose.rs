@@ -11,9 +11,9 @@ use super::page::{self, Page};
 
 const FILE: &str = "docker-compose.yml";
 
-/// Variables of a program that docker-compose.yml has no use for: other ways to say where Postgres is, and the
-/// address to listen on, which is every address of a container.
-const NOT_PASSED: [&str; 4] = ["DATABASE_URL", "DB_PG_PORT", "DB_DEFAULT", "HOST"];
+/// Variables of a program that docker-compose.yml has no use for: other ways to say where Postgres is, the address to
+/// listen on, which is every address of a container, and a port that only its own health check knows.
+const NOT_PASSED: [&str; 5] = ["DATABASE_URL", "DB_PG_PORT", "DB_DEFAULT", "HOST", "OPS_PORT"];
 
 /// The image that the Dockerfile makes.
 const OURS: &str = "flash-coupons";

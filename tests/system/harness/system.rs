@@ -155,6 +155,7 @@ impl System {
             ("NATS_PASSWORD", self.passwords.of(user).to_owned()),
             ("HOST", "127.0.0.1".to_owned()),
             ("PORT", "0".to_owned()),
+            ("OPS_PORT", "0".to_owned()),
             ("PARTITIONS", PARTITIONS.to_string()),
         ];
         let own = own.map(|(variable, value)| (variable.to_owned(), value));

@@ -8,7 +8,7 @@ use super::{Process, free_port, wait, without_postgres};
 const API: Process = Process {
     package: "api",
     program: "coupon-api",
-    variables: &[("HOST", "127.0.0.1"), ("PORT", "0")],
+    variables: &[("HOST", "127.0.0.1"), ("PORT", "0"), ("OPS_PORT", "0")],
     number: "CLAIM_TIMEOUT_MS",
 };
 

@@ -2,8 +2,12 @@
 
 use super::Process;
 
-const WORKER: Process =
-    Process { package: "worker", program: "coupon-worker", variables: &[], number: "LEASE_MS" };
+const WORKER: Process = Process {
+    package: "worker",
+    program: "coupon-worker",
+    variables: &[("OPS_PORT", "0")],
+    number: "LEASE_MS",
+};
 
 #[test]
 fn a_wrong_value_of_any_variable_is_named() {
@@ -14,6 +18,8 @@ fn a_wrong_value_of_any_variable_is_named() {
         ("PREFETCH_MESSAGES_MAX", "0"),
         ("PURGE_INTERVAL_MS", "-1"),
         ("STATEMENT_TIMEOUT_MS", "0"),
+        ("OPS_PORT", "65536"),
+        ("OPS_HOST", "localhost"),
         ("RUST_LOG", "worker=loud"),
     ]);
 }

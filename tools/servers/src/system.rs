@@ -1,6 +1,7 @@
 //! The whole system in this process: an API and workers.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -86,7 +87,7 @@ impl Part {
     /// # Errors
     /// When its configuration is wrong, or a server refuses it.
     pub async fn worker(env: &Env) -> anyhow::Result<(Self, Uuid)> {
-        let worker = Worker::connect(worker::Config::from_env(env)?).await?;
+        let worker = Worker::connect(worker::Config::from_env(env)?, Arc::default()).await?;
         let id = worker.id;
         Ok((Self::spawn(|stop| worker.run(stop)), id))
     }

@@ -69,6 +69,7 @@ impl NodeBuilder<'_> {
             .env("NATS_PASSWORD", self.passwords.of(user))
             .env("PARTITIONS", self.shape.partitions.to_string())
             .env("LOG_FORMAT", "json")
+            .env("OPS_PORT", "0")
             .envs(settings.iter().copied());
         Ok(Node::new(name, program, nats, postgres, http))
     }

@@ -146,7 +146,7 @@ impl Ground {
             true => Program::new(BATCH[0], folder.join(log)).args(&BATCH[1..]).arg(path),
             false => Program::new(path, folder.join(log)),
         };
-        program.clean_env().folder(folder)
+        program.clean_env().folder(folder).env("OPS_PORT", "0")
     }
 
     async fn queue(
