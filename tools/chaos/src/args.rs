@@ -9,6 +9,13 @@ use clap::{Args, Parser, Subcommand, value_parser};
 use crate::run::Options;
 use crate::schedule::{FAULTS_MAX, Fault, Shape};
 
+/// How long an API waits for an outcome before it answers 202. Shorter than the default, so that pauses of a second
+/// or two lead there.
+pub(crate) const CLAIM_TIMEOUT_MS: u64 = 1_500;
+
+/// The same of every other API of a run, so that there are many receipts.
+const CLAIM_TIMEOUT_SHORT_MS: u64 = 200;
+
 /// The highest number of a round to begin with, and the most rounds: any such two still add up.
 const ROUNDS_MAX: i64 = 1_000_000_000;
 
@@ -110,7 +117,13 @@ impl RunArgs {
             length_ms,
             faults_max: self.faults_max,
             clients: self.clients,
-            shape: Shape { apis: 2, workers: 3, partitions: 4, lease_ms: self.lease_ms },
+            shape: Shape {
+                apis: 2,
+                workers: 3,
+                partitions: 4,
+                lease_ms: self.lease_ms,
+                claim_timeouts_ms: [CLAIM_TIMEOUT_MS, CLAIM_TIMEOUT_SHORT_MS],
+            },
             small_disks: self.small_disks,
             folder: folder.to_owned(),
             histories: self.keep.clone().unwrap_or_else(|| folder.join("histories")),

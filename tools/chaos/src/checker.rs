@@ -13,6 +13,7 @@ mod index;
 mod keys;
 mod order;
 mod partial_order;
+mod receipts;
 mod recovered;
 mod refusals;
 mod settled;
@@ -42,6 +43,7 @@ pub fn check(round: &Round) -> Vec<Violation> {
     views::check(&index, &mut findings);
     contract::check(&index, &mut findings);
     settled::check(&index, &mut findings);
+    receipts::check(&index, &mut findings);
     recovered::check(&index, &mut findings);
     findings.into_violations()
 }

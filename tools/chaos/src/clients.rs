@@ -10,6 +10,7 @@ mod group;
 pub(crate) mod http;
 mod intent;
 mod plan;
+mod receipts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio::time::sleep;
 
 pub(crate) use group::{ClientGroup, Phase};
 pub(crate) use plan::{Plan, name_in};
+pub(crate) use receipts::ask_receipts;
 
 use crate::seed::generator;
 use chain::Chain;

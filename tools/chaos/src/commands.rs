@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
 
-use crate::args::{DrillArgs, RunArgs};
+use crate::args::{CLAIM_TIMEOUT_MS, DrillArgs, RunArgs};
 use crate::checker;
 use crate::cluster::Binaries;
 use crate::drills::{self, Summary};
@@ -59,7 +59,8 @@ pub fn check(path: &Path) -> anyhow::Result<bool> {
 pub async fn drills(args: &DrillArgs) -> anyhow::Result<bool> {
     let temporary = temporary_folder()?;
     let binaries = Binaries::find(args.bin_dir.as_deref())?;
-    let shape = Shape { apis: 2, workers: 3, partitions: 6, lease_ms: args.lease_ms };
+    let claim_timeouts_ms = [CLAIM_TIMEOUT_MS; 2];
+    let shape = Shape { apis: 2, workers: 3, partitions: 6, lease_ms: args.lease_ms, claim_timeouts_ms };
     let drilling = drills::run(args.repeats, shape, temporary.path(), &binaries);
     let metrics = until_signal(drilling).await?;
     let metrics = metrics.inspect_err(|_| eprintln!("logs are in {}", temporary.keep().display()))?;

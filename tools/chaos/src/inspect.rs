@@ -34,7 +34,7 @@ pub(crate) async fn final_state(cluster: &Cluster, prefix: &str) -> anyhow::Resu
     let (partitions, idle) = loop {
         let partitions = partition_ends(cluster, &mut connection).await?;
         let idle = idle_in_transaction(&mut connection).await?;
-        let quiet = idle.is_empty() && partitions.iter().all(|end| end.stream_last == Some(end.cursor));
+        let quiet = idle.is_empty() && partitions.iter().all(PartitionEnd::is_quiet);
         if quiet || Instant::now() >= deadline {
             break (partitions, idle);
         }

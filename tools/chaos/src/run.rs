@@ -108,6 +108,10 @@ async fn round(
     phase.send_replace(Phase::Closing { since: Instant::now() });
     timeout(CLIENTS_LIMIT, clients).await.context("clients do not end")???;
     let state = inspect::final_state(cluster, &plan.prefix).await?;
+    if state.is_quiet() {
+        log.event(EventKind::RoundQuiet { round: number })?;
+        clients::ask_receipts(&log, &cluster.addresses()).await?;
+    }
     log.event(EventKind::RoundEnd { round: number })?;
     Ok((log.end_round(state)?, injected))
 }

@@ -106,7 +106,8 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape { apis: 2, workers: 3, partitions: 4, lease_ms: 2_000 };
+    const SHAPE: Shape =
+        Shape { apis: 2, workers: 3, partitions: 4, lease_ms: 2_000, claim_timeouts_ms: [1_500; 2] };
     const LENGTH_MS: u64 = 6_000;
 
     #[test]

@@ -47,6 +47,8 @@ pub enum Check {
     Contract,
     /// A definite answer within the promised time after healing.
     Unsettled,
+    /// No claim is called pending after everything that was queued has been applied.
+    FalsePending,
     /// Every partition is read to the end of its stream.
     Cursor,
     /// No database session is idle in an open transaction.

@@ -12,10 +12,6 @@ use super::node::Node;
 use crate::proxy::{Protocol, Proxy, Tap};
 use crate::schedule::Shape;
 
-/// How long an API waits for an outcome before it answers 202. Shorter than the default, so that pauses of a
-/// second or two lead there.
-const CLAIM_TIMEOUT_MS: u64 = 1_500;
-
 /// What nodes are made from.
 pub(super) struct NodeBuilder<'a> {
     pub(super) binaries: &'a Binaries,
@@ -31,11 +27,10 @@ pub(super) struct NodeBuilder<'a> {
 impl NodeBuilder<'_> {
     pub(super) async fn api(&self, number: u32) -> anyhow::Result<Node> {
         let port = port::free()?;
-        let settings = [
-            ("HOST", "127.0.0.1"),
-            ("PORT", &port.to_string()),
-            ("CLAIM_TIMEOUT_MS", &CLAIM_TIMEOUT_MS.to_string()),
-        ];
+        let timeouts_ms = self.shape.claim_timeouts_ms;
+        let timeout_ms = timeouts_ms[number as usize % timeouts_ms.len()].to_string();
+        let settings =
+            [("HOST", "127.0.0.1"), ("PORT", &port.to_string()), ("CLAIM_TIMEOUT_MS", &timeout_ms)];
         let name = format!("api-{number}");
         self.node(name, &self.binaries.api, NatsUser::Api, &settings, Some(loopback(port))).await
     }

@@ -30,7 +30,12 @@ pub enum EventKind {
         /// Its number.
         round: u32,
     },
-    /// Every client has its outcome; the final state follows.
+    /// Every client has its outcome, and every queue has been applied to its end. From here on nothing is pending.
+    RoundQuiet {
+        /// Its number.
+        round: u32,
+    },
+    /// All receipts have been asked about; the final state follows.
     RoundEnd {
         /// Its number.
         round: u32,

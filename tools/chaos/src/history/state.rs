@@ -21,6 +21,13 @@ pub struct FinalState {
     pub gauges: Vec<Gauge>,
 }
 
+impl FinalState {
+    /// Whether every partition was applied to the end of its stream.
+    pub fn is_quiet(&self) -> bool {
+        self.partitions.iter().all(PartitionEnd::is_quiet)
+    }
+}
+
 /// A coupon's row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CouponRow {
@@ -101,6 +108,13 @@ pub struct PartitionEnd {
     pub cursor: u64,
     /// The last sequence number of the stream; nothing if there is no stream.
     pub stream_last: Option<u64>,
+}
+
+impl PartitionEnd {
+    /// Whether it was applied to the end of its stream.
+    pub fn is_quiet(&self) -> bool {
+        self.stream_last == Some(self.cursor)
+    }
 }
 
 /// A database session.

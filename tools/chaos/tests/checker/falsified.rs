@@ -1,17 +1,17 @@
 //! Ways to falsify a valid round. Each is a real violation whatever else the round holds, or does not apply.
 
 use chaos::checker::{Check, SETTLE_US};
-use chaos::history::{Answer, Endpoint, Op, Response, Round, Session, Verdict};
+use chaos::history::{Answer, Endpoint, Op, OpId, Response, Round, Session, Verdict};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedMutRandom, IndexedRandom};
 
-use crate::example::{row, shown, status, timed_out, won};
+use crate::example::{op, row, shown, status, timed_out, won};
 
 /// Changes a round, and names the check that must notice. Nothing if the round offers no place for it.
 pub(crate) type Falsify = fn(&mut Round, &mut StdRng) -> Option<Check>;
 
-pub(crate) const ALL: [(&str, Falsify); 20] = [
+pub(crate) const ALL: [(&str, Falsify); 21] = [
     ("a row is lost that was told", lost_row),
     ("a row is there twice", repeated_row),
     ("two rows swap their positions", swapped_rows),
@@ -30,6 +30,7 @@ pub(crate) const ALL: [(&str, Falsify); 20] = [
     ("a view in another order", wrong_view),
     ("a chain is never settled", unsettled),
     ("a chain is settled too late", settled_late),
+    ("a receipt is pending for ever", pending_for_ever),
     ("an internal error", internal_error),
     ("things are left behind", left_behind),
 ];
@@ -234,6 +235,20 @@ fn settled_late(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
         op.end_us = late_us;
     }
     Some(Check::Unsettled)
+}
+
+fn pending_for_ever(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
+    let quiet_us = round.quiet_us()?;
+    let claim = pick(round, rng, |_, op| op.endpoint == Endpoint::Claim)?.clone();
+    let answer = status(202, "pending");
+    let (id, times) = (OpId(u64::MAX), (quiet_us, quiet_us + 1));
+    round.ops.push(Op { follows: Some(claim.id), settles: false, ..look_up(id, &claim, times, answer) });
+    Some(Check::FalsePending)
+}
+
+fn look_up(id: OpId, claim: &Op, times: (u64, u64), answer: Answer) -> Op {
+    let lookup = op(id.0, Endpoint::Lookup, &claim.coupon, times, answer);
+    Op { user: claim.user.clone(), ..lookup }
 }
 
 fn internal_error(round: &mut Round, rng: &mut StdRng) -> Option<Check> {

@@ -345,6 +345,23 @@ fn everyone_gets_a_definite_answer_in_time() {
 }
 
 #[test]
+fn nothing_is_pending_once_the_queue_was_applied_to_its_end() {
+    let asked = |start_us, answer: Answer| {
+        broken(|round| {
+            round.events.insert(2, at(HEALED_US + 1, EventKind::RoundQuiet { round: 1 }));
+            round.ops.push(with(op(18, Endpoint::Lookup, "cold", (start_us, start_us + 2), answer), |op| {
+                (op.user, op.follows, op.settles) = (Some("ann".to_owned()), Some(OpId(12)), false);
+            }));
+        })
+    };
+    assert_only(&asked(HEALED_US + 1, status(202, "pending")), Check::FalsePending);
+    assert_only(&asked(HEALED_US + 1, status(200, "pending")), Check::FalsePending);
+    assert_eq!(asked(HEALED_US - 5, status(202, "pending")), []);
+    assert_eq!(asked(HEALED_US + 1, status(503, "outcome_unknown")), []);
+    assert_eq!(asked(HEALED_US + 1, won("a2", 1)), []);
+}
+
+#[test]
 fn every_partition_is_read_to_its_end() {
     assert_only(&broken(|round| round.state.partitions[0].stream_last = Some(4)), Check::Cursor);
     assert_only(&broken(|round| round.state.partitions[0].stream_last = None), Check::Cursor);

@@ -353,6 +353,7 @@ impl Model {
             stream_last: Some(at.stream.len() as u64),
         };
         self.events.push(at(healed_us, EventKind::RoundHealed { round: 1 }));
+        self.events.push(at(ended_us, EventKind::RoundQuiet { round: 1 }));
         self.events.push(at(ended_us, EventKind::RoundEnd { round: 1 }));
         let state = FinalState {
             coupons: coupons.collect(),
