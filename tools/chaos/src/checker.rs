@@ -8,6 +8,7 @@
 //! allowed; every violation it reports is one under all interpretations.
 
 mod answers;
+mod claim_ids;
 mod contract;
 mod index;
 mod keys;
@@ -40,6 +41,7 @@ pub fn check(round: &Round) -> Vec<Violation> {
     answers::check(&index, &mut findings);
     refusals::check(&index, &mut findings);
     keys::check(&index, &mut findings);
+    claim_ids::check(&index, &mut findings);
     views::check(&index, &mut findings);
     contract::check(&index, &mut findings);
     settled::check(&index, &mut findings);

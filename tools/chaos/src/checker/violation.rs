@@ -41,6 +41,8 @@ pub enum Check {
     FalseCreation,
     /// The same key always gets the same outcome.
     SameKey,
+    /// A claim's id belongs to one coupon and one user; without a key, to one request.
+    ClaimId,
     /// What a client is shown of a coupon was true at some moment of its request.
     FalseView,
     /// Only answers of the contract, with the headers it promises.

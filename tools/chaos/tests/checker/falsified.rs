@@ -11,7 +11,7 @@ use crate::example::{op, row, shown, status, timed_out, won};
 /// Changes a round, and names the check that must notice. Nothing if the round offers no place for it.
 pub(crate) type Falsify = fn(&mut Round, &mut StdRng) -> Option<Check>;
 
-pub(crate) const ALL: [(&str, Falsify); 21] = [
+pub(crate) const ALL: [(&str, Falsify); 22] = [
     ("a row is lost that was told", lost_row),
     ("a row is there twice", repeated_row),
     ("two rows swap their positions", swapped_rows),
@@ -30,6 +30,7 @@ pub(crate) const ALL: [(&str, Falsify); 21] = [
     ("a view in another order", wrong_view),
     ("a chain is never settled", unsettled),
     ("a chain is settled too late", settled_late),
+    ("two users share a claim id", shared_id),
     ("a receipt is pending for ever", pending_for_ever),
     ("an internal error", internal_error),
     ("things are left behind", left_behind),
@@ -235,6 +236,18 @@ fn settled_late(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
         op.end_us = late_us;
     }
     Some(Check::Unsettled)
+}
+
+fn shared_id(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
+    let [a, b] = [0; 2].map(|_| round.state.claims.choose(rng).cloned());
+    let (a, b) = (a?, b?);
+    if (&a.coupon, &a.user) == (&b.coupon, &b.user) {
+        return None;
+    }
+    for row in round.state.claims.iter_mut().filter(|row| row.claim_id == a.claim_id) {
+        row.claim_id.clone_from(&b.claim_id);
+    }
+    Some(Check::ClaimId)
 }
 
 fn pending_for_ever(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
