@@ -7,7 +7,7 @@ use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, value_parser};
 
 use crate::run::Options;
-use crate::schedule::{FAULTS_MAX, Fault, Shape};
+use crate::schedule::{FAULTS_MAX, Fault, Shape, Theme, Themes};
 
 /// How long an API waits for an outcome before it answers 202. Shorter than the default, so that pauses of a second
 /// or two lead there.
@@ -78,6 +78,9 @@ pub struct RunArgs {
     /// Not these faults, by name.
     #[arg(long, value_delimiter = ',', hide_possible_values = true)]
     pub(crate) without: Vec<Fault>,
+    /// Only faults of one kind, in every round. Without it, and if no faults are named, every third round has a theme.
+    #[arg(long, conflicts_with = "faults")]
+    pub(crate) theme: Option<Theme>,
     /// Faults of a round at most. With one at a time recovery times are measured undisturbed.
     #[arg(long, alias = "strikes-max", default_value_t = FAULTS_MAX)]
     #[arg(value_parser = RangedU64ValueParser::<usize>::new().range(1..))]
@@ -114,6 +117,11 @@ impl RunArgs {
             rounds,
             seed: self.seed,
             faults: self.enabled_faults()?,
+            themes: match self.theme {
+                Some(theme) => Themes::Only(theme),
+                None if self.faults.is_empty() => Themes::InTurn,
+                None => Themes::None,
+            },
             length_ms,
             faults_max: self.faults_max,
             clients: self.clients,

@@ -12,6 +12,7 @@ mod claim_ids;
 mod contract;
 mod index;
 mod keys;
+mod losses;
 mod order;
 mod partial_order;
 mod receipts;
@@ -46,6 +47,7 @@ pub fn check(round: &Round) -> Vec<Violation> {
     contract::check(&index, &mut findings);
     settled::check(&index, &mut findings);
     receipts::check(&index, &mut findings);
+    losses::check(&index, &mut findings);
     recovered::check(&index, &mut findings);
     findings.into_violations()
 }

@@ -27,9 +27,6 @@ use crate::seed::generator;
 use chain::Chain;
 use intent::{Action, Intent};
 
-/// The longest pause of a client between two intents.
-const PAUSE_MS_MAX: u64 = 80;
-
 /// Intents that a client remembers for repetitions.
 const REMEMBERED_MAX: usize = 16;
 
@@ -83,7 +80,7 @@ async fn claim(group: Arc<ClientGroup>, client: u32, seed: u64) -> anyhow::Resul
             remembered.swap_remove(rng.random_range(0..REMEMBERED_MAX));
         }
         remembered.push(intent);
-        sleep(Duration::from_millis(rng.random_range(0..=PAUSE_MS_MAX))).await;
+        sleep(Duration::from_millis(rng.random_range(0..=group.plan.pause_ms_max))).await;
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 mod binaries;
 mod builder;
 mod disk;
+mod error_log;
 mod generations;
 mod journal;
 mod memory;
@@ -31,6 +32,7 @@ pub(crate) use journal::{StreamRecorder, recorded, wall_clock_ns};
 pub(crate) use memory::memory_kib;
 pub(crate) use node::{Node, Stop};
 
+use crate::history::LogLine;
 use crate::proxy::Tap;
 use crate::schedule::{Process, Server, Shape};
 use builder::NodeBuilder;
@@ -204,6 +206,22 @@ impl Cluster {
             .await?;
         connection.close().await?;
         Ok(owners)
+    }
+
+    /// The generation of each partition's stream.
+    pub(crate) async fn generations(&self) -> anyhow::Result<Vec<u64>> {
+        let mut connection = self.database().await?;
+        let generations: Vec<i64> = sqlx::query_scalar("SELECT generation FROM partitions ORDER BY id")
+            .fetch_all(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(generations.into_iter().map(i64::unsigned_abs).collect())
+    }
+
+    /// Takes the errors that all processes have logged since the last call.
+    pub(crate) fn take_errors(&self) -> std::io::Result<Vec<LogLine>> {
+        let lines = self.nodes().map(Node::take_errors).collect::<Result<Vec<_>, _>>()?;
+        Ok(lines.into_iter().flatten().collect())
     }
 
     /// A connection to the database past all proxies.

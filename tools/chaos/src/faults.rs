@@ -88,10 +88,10 @@ impl Injector {
         rng: &mut StdRng,
     ) -> anyhow::Result<u64> {
         match fault {
-            Fault::StreamPurged => Ok(self.purge_stream(partition).await),
-            Fault::StreamDeleted => Ok(self.delete_stream(partition).await),
+            Fault::StreamPurged => self.purge_stream(partition).await,
+            Fault::StreamDeleted => self.delete_stream(partition).await,
             Fault::MessagesDuplicated => self.duplicate_messages(partition, rng).await,
-            Fault::UndecodableMessages => Ok(self.publish_undecodable(partition, rng).await),
+            Fault::UndecodableMessages => self.publish_undecodable(partition, rng).await,
             Fault::ForgedBatch => self.forge_batch(partition, rng).await,
             _ => bail!("{fault} does not affect a partition"),
         }

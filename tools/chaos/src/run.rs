@@ -17,7 +17,7 @@ use crate::faults::{Injected, Injector};
 use crate::history::{EventKind, Round};
 use crate::record::Log;
 use crate::report::Report;
-use crate::schedule::{self, Fault, Injection, Shape};
+use crate::schedule::{self, Fault, Injection, Shape, Theme, Themes};
 use crate::{checker, inspect};
 
 /// How long the sale goes on after healing, to show how soon claims succeed again.
@@ -29,6 +29,10 @@ const CLIENTS_LIMIT: Duration = Duration::from_secs(90);
 /// How long faults may take beyond their round, for processes that are slow to start.
 const FAULTS_LIMIT: Duration = Duration::from_secs(120);
 
+/// With little load there are so many times fewer clients, and pauses of a client are as long as this.
+const LITTLE_LOAD_CLIENTS_DIVISOR: u32 = 12;
+const LITTLE_LOAD_PAUSE_MS_MAX: u64 = 800;
+
 #[derive(Debug, Clone)]
 pub(crate) struct Options {
     /// From this round on, counted from 1.
@@ -37,6 +41,7 @@ pub(crate) struct Options {
     pub(crate) seed: u64,
     /// The faults that may be injected.
     pub(crate) faults: Vec<Fault>,
+    pub(crate) themes: Themes,
     /// How long faults are injected in each round.
     pub(crate) length_ms: u64,
     /// Faults of a round at most.
@@ -60,12 +65,17 @@ pub(crate) async fn run(options: &Options, binaries: &Binaries) -> anyhow::Resul
     let args = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
     let command = format!("cargo run --release -p chaos -- {args}");
     let mut report = Report { seed: options.seed, command, ..Report::default() };
+    // What was logged at the start belongs to no round.
+    cluster.take_errors()?;
+    let mut unnoticed = Vec::new();
     for number in options.first_round..options.first_round + options.rounds {
         let round_started = Instant::now();
         let path = options.histories.join(format!("round-{number:05}.jsonl"));
-        let (round, injected) = round(options, &cluster, number, &path)
+        let (round, injected) = round(options, &cluster, number, &path, unnoticed)
             .await
             .with_context(|| format!("round {number}: the test system failed"))?;
+        let lost = round.state.queues.iter().filter(|queue| !queue.holds_last);
+        unnoticed = lost.map(|queue| queue.partition).collect();
         let (took, violations) = (round_started.elapsed(), judge(&round, &injected, &mut report));
         if violations == 0 && !options.keep_all {
             std::fs::remove_file(&path)?;
@@ -81,33 +91,47 @@ pub(crate) async fn run(options: &Options, binaries: &Binaries) -> anyhow::Resul
     Ok(report)
 }
 
+/// `unnoticed` are the partitions whose streams lost messages in the round before, without a worker having seen it yet.
 async fn round(
     options: &Options,
     cluster: &Arc<Cluster>,
     number: u32,
     history: &Path,
+    unnoticed: Vec<u32>,
 ) -> anyhow::Result<(Round, Vec<Injected>)> {
-    let Options { seed, length_ms, shape, .. } = *options;
+    let Options { seed, length_ms, shape, themes, .. } = *options;
     let log = Arc::new(Log::create(history)?);
     cluster.recorder.clear();
     log.event(EventKind::RoundBegin { round: number, seed })?;
-    let plan = Plan::draw(seed, number, length_ms, shape.partitions);
-    let injections = schedule::round(seed, number, length_ms, &shape, &options.faults, options.faults_max);
+    log.event(EventKind::QueueLoses { partitions: unnoticed })?;
+    let generations = cluster.generations().await?;
+    let has_little_load = themes.of(number).0.is_some_and(Theme::has_little_load);
+    let mut plan = Plan::draw(seed, number, length_ms, shape.partitions);
+    let mut clients = options.clients;
+    if has_little_load {
+        (plan.pause_ms_max, clients) =
+            (LITTLE_LOAD_PAUSE_MS_MAX, clients.div_ceil(LITTLE_LOAD_CLIENTS_DIVISOR));
+    }
+    let injections =
+        schedule::round(seed, number, length_ms, &shape, &options.faults, options.faults_max, themes);
 
     let (phase, watched) = watch::channel(Phase::Sale);
     let addresses = cluster.addresses();
     let group = ClientGroup { addresses, plan: plan.clone(), log: Arc::clone(&log), phase: watched };
     let clients_seed = seed.wrapping_add(u64::from(number) << 32);
-    let clients = tokio::spawn(clients::run(Arc::new(group), options.clients, clients_seed));
+    let claiming = tokio::spawn(clients::run(Arc::new(group), clients, clients_seed));
     let injector = Injector { cluster: Arc::clone(cluster), log: Arc::clone(&log), plan: plan.clone() };
     let injected = inject_all(&injector, injections, Duration::from_millis(length_ms)).await?;
 
     cluster.heal().await?;
+    if injected.iter().any(|Injected { injection, .. }| injection.fault == Fault::DeliveryLost) {
+        injector.publish_everywhere().await?;
+    }
     log.event(EventKind::RoundHealed { round: number })?;
     sleep(AFTER_HEALING).await;
     phase.send_replace(Phase::Closing { since: Instant::now() });
-    timeout(CLIENTS_LIMIT, clients).await.context("clients do not end")???;
-    let state = inspect::final_state(cluster, &plan.prefix).await?;
+    timeout(CLIENTS_LIMIT, claiming).await.context("clients do not end")???;
+    let state = inspect::final_state(cluster, &plan.prefix, &generations).await?;
     if state.is_quiet() {
         log.event(EventKind::RoundQuiet { round: number })?;
         clients::ask_receipts(&log, &cluster.addresses()).await?;
@@ -162,9 +186,10 @@ fn print_round(
         .map(|Injected { injection, .. }| format!("{} ({})", injection.fault, injection.target))
         .collect();
     eprintln!(
-        "round {:>4} of {}: {:>5} claims, {:>4} won, {:>4.1} s, {}; {} claims and {} violations so far; {}",
+        "round {:>4} of {}{}: {:>5} claims, {:>4} won, {:>4.1} s, {}; {} claims and {} violations so far; {}",
         round.number,
         options.first_round + options.rounds - 1,
+        options.themes.of(round.number).0.map_or_else(String::new, |theme| format!(" ({theme})")),
         metrics::claims(round),
         round.state.claims.len(),
         took.as_secs_f64(),

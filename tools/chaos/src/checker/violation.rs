@@ -51,6 +51,8 @@ pub enum Check {
     Unsettled,
     /// No claim is called pending after everything that was queued has been applied.
     FalsePending,
+    /// Nothing is passed over in a queue from which no fault took messages, and no error is logged without a cause.
+    Loss,
     /// Every partition is read to the end of its stream.
     Cursor,
     /// No database session is idle in an open transaction.

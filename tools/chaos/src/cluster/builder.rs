@@ -12,6 +12,9 @@ use super::node::Node;
 use crate::proxy::{Protocol, Proxy, Tap};
 use crate::schedule::Shape;
 
+/// Shorter than the default, so that applied messages are purged while partitions change hands.
+const PURGE_INTERVAL_MS: &str = "200";
+
 /// What nodes are made from.
 pub(super) struct NodeBuilder<'a> {
     pub(super) binaries: &'a Binaries,
@@ -36,7 +39,8 @@ impl NodeBuilder<'_> {
     }
 
     pub(super) async fn worker(&self, number: u32) -> anyhow::Result<Node> {
-        let settings = [("LEASE_MS", &*self.shape.lease_ms.to_string())];
+        let lease_ms = self.shape.lease_ms.to_string();
+        let settings = [("LEASE_MS", &*lease_ms), ("PURGE_INTERVAL_MS", PURGE_INTERVAL_MS)];
         self.node(format!("worker-{number}"), &self.binaries.worker, NatsUser::Worker, &settings, None).await
     }
 
@@ -55,7 +59,8 @@ impl NodeBuilder<'_> {
         let database_url = self
             .database_url
             .replace(&format!(":{}/", self.postgres.port()), &format!(":{}/", postgres.addr().port()));
-        let program = Program::new(path, self.folder.join(format!("{name}.log")))
+        let log = self.folder.join(format!("{name}.log"));
+        let program = Program::new(path, &log)
             .clean_env()
             .folder(self.folder)
             .env("DATABASE_URL", database_url)
@@ -65,7 +70,7 @@ impl NodeBuilder<'_> {
             .env("PARTITIONS", self.shape.partitions.to_string())
             .env("LOG_FORMAT", "json")
             .envs(settings.iter().copied());
-        Ok(Node::new(name, program, nats, postgres, http))
+        Ok(Node::new(name, program, nats, postgres, http, log))
     }
 }
 

@@ -1,6 +1,7 @@
 //! One API or worker process, and its links.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -9,6 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
+use super::error_log::ErrorLog;
+use crate::history::LogLine;
 use crate::proxy::Proxy;
 
 /// How long an orderly stop may take.
@@ -41,6 +44,7 @@ pub(crate) struct Node {
     program: Program,
     state: Mutex<State>,
     unexpected_ends: std::sync::Mutex<Vec<String>>,
+    error_log: ErrorLog,
 }
 
 #[derive(Debug)]
@@ -58,9 +62,11 @@ impl Node {
         nats: Proxy,
         postgres: Proxy,
         http: Option<SocketAddr>,
+        log: PathBuf,
     ) -> Self {
         let state = Mutex::new(State { child: None, stops: 1, pauses: 0 });
-        Self { name, nats, postgres, http, program, state, unexpected_ends: std::sync::Mutex::default() }
+        let (unexpected_ends, error_log) = (std::sync::Mutex::default(), ErrorLog::new(log));
+        Self { name, nats, postgres, http, program, state, unexpected_ends, error_log }
     }
 
     /// Stops the process until [`Node::start`].
@@ -129,6 +135,12 @@ impl Node {
     /// Takes the unexpected ends since the last call: status and last line of the log.
     pub(crate) fn take_unexpected_ends(&self) -> Vec<String> {
         std::mem::take(&mut *self.unexpected_ends.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes the errors that it has logged since the last call.
+    pub(crate) fn take_errors(&self) -> std::io::Result<Vec<LogLine>> {
+        let lines = self.error_log.take()?.into_iter();
+        Ok(lines.map(|text| LogLine { process: self.name.clone(), text }).collect())
     }
 
     /// Its process id, while it runs.

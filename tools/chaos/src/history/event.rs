@@ -63,6 +63,16 @@ pub enum EventKind {
         /// Whether they are copies of claims that clients had sent, and so ask for nothing new.
         copies: bool,
     },
+    /// From here on the streams of these partitions may lose messages.
+    QueueLoses {
+        /// The partitions.
+        partitions: Vec<u32>,
+    },
+    /// A message is about to be published that workers do not understand, in whole or in part.
+    NotUnderstood {
+        /// Its partition.
+        partition: u32,
+    },
     /// A claim is about to be written into the database by hand.
     ByHand {
         /// The coupon.

@@ -105,6 +105,8 @@ catalogue! {
         "discards workers' replies to an API", "a win that the client is not told of";
     DeliveryDelayed: WorkerNatsLink, DISTURBED,
         "holds messages to a worker while others overtake them", "gaps in the sequence; messages applied by a former owner";
+    DeliveryLost: WorkerNatsLink, DISTURBED,
+        "discards messages to a worker now and then", "gaps that a worker does not notice: claims that are passed over";
     NatsCut: NatsLink, DISTURBED,
         "cuts connections to NATS at a random byte, again and again", "messages cut in half; publishes sent twice";
     PartitionBoth: Link, DISTURBED,

@@ -6,5 +6,6 @@ mod falsified;
 mod generations;
 mod history_file;
 mod invariants;
+mod losses;
 mod model;
 mod random;

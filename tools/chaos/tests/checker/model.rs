@@ -365,6 +365,7 @@ impl Model {
                     partition,
                     complete: true,
                     doubtful: false,
+                    discarded: 0,
                     messages: at.journal,
                 })
                 .collect(),
