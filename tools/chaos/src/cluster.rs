@@ -26,7 +26,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use binaries::Binaries;
+pub(crate) use binaries::{Binaries, Version, Versions};
 pub(crate) use generations::Loss;
 pub(crate) use journal::{StreamRecorder, recorded, wall_clock_ns};
 pub(crate) use memory::memory_kib;
@@ -67,11 +67,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts everything, with its data under `folder`, and waits until it is ready. With `small_disks` each
+    /// Starts everything, with its data under `folder`, and waits until it is ready. If there is an old version, all
+    /// processes are of that version at first. With `small_disks` each
     /// server gets a small file system of its own.
     pub(crate) async fn start(
         shape: Shape,
-        binaries: &Binaries,
+        versions: &Versions,
         folder: &Path,
         small_disks: bool,
     ) -> anyhow::Result<Arc<Self>> {
@@ -85,7 +86,7 @@ impl Cluster {
         let (tap, tapped) = Tap::new();
         let recorder = StreamRecorder::start(tap.clone(), tapped);
         let builder = NodeBuilder {
-            binaries,
+            versions,
             folder,
             passwords: &passwords,
             shape,
@@ -246,7 +247,7 @@ impl Cluster {
     }
 
     /// Waits until every API is ready.
-    async fn ready(&self) -> anyhow::Result<()> {
+    pub(crate) async fn ready(&self) -> anyhow::Result<()> {
         for api in &self.apis {
             let ready = async {
                 while !api.is_ready().await {

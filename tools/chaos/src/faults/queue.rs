@@ -11,7 +11,9 @@ use common::partition::PartitionId;
 use common::stream;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use serde_json::Value;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::injector::Injector;
 use crate::clients::name_in;
@@ -35,6 +37,15 @@ const UNDECODABLE: [&str; 6] = [
     r#"{"version":1,"batch_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61a","commands":[]}"#,
     r#"{"version":99,"batch_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61b","commands":[{"claim":null}]}"#,
     r#"{"version":1,"batch_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61c","commands":[{"unclaim":{}}]}"#,
+];
+
+/// Commands that no worker understands, for different reasons: their names, their shapes, what is in them.
+const UNKNOWN_COMMANDS: [&str; 5] = [
+    r#"{"unclaim":{"claim_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61a"}}"#,
+    r#"{"claim":{"claim_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61a"}}"#,
+    r#"{"claim":{"claim_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61a","user_id":"","coupon_name":"x"}}"#,
+    "null",
+    "7",
 ];
 
 impl Injector {
@@ -88,9 +99,15 @@ impl Injector {
         let missing = name_in("no such coupon", partition.number(), self.cluster.shape.partitions);
         names.extend(missing.and_then(|name| CouponName::new(&name).ok()));
 
-        let mut writer = BatchWriter::new(1024);
+        let mut commands: Vec<Value> = Vec::new();
         let mut claims = Vec::new();
+        // The good claims of a message are applied, whatever else is in it.
+        let is_poisoned = rng.random_bool(0.5);
         for number in 0..rng.random_range(1..=FORGED_MAX) {
+            if is_poisoned {
+                let unknown = UNKNOWN_COMMANDS[rng.random_range(0..UNKNOWN_COMMANDS.len())];
+                commands.push(serde_json::from_str(unknown)?);
+            }
             let stranger = format!("stranger {}", rng.random_range(0..=number));
             let (Some(coupon_name), Ok(user_id)) =
                 (names.get(rng.random_range(0..names.len().max(1))), UserId::new(&stranger))
@@ -100,7 +117,7 @@ impl Injector {
             let claim =
                 message::Claim { claim_id: ClaimId::random(), user_id, coupon_name: coupon_name.clone() };
             claims.push(recorded(&claim));
-            writer.push(&Command::Claim(claim), usize::MAX);
+            commands.push(serde_json::to_value(Command::Claim(claim))?);
         }
         if claims.is_empty() {
             return Ok(0);
@@ -111,9 +128,12 @@ impl Injector {
             1 => headers.insert(REPLY_HEADER, "replies.nobody.r.1"),
             _ => headers.insert(REPLY_HEADER, format!("claims.{partition}").as_str()),
         }
+        if is_poisoned {
+            self.log.event(EventKind::NotUnderstood { partition: partition.number() })?;
+        }
         self.log.event(EventKind::Injected { claims, copies: false })?;
-        let (_, payload) = writer.finish();
-        Ok(self.publish(partition, headers, payload).await)
+        let batch = Batch { version: message::VERSION, batch_id: Uuid::new_v4(), commands };
+        Ok(self.publish(partition, headers, serde_json::to_vec(&batch)?).await)
     }
 
     /// Publishes a claim of no coupon to each partition. After a message that was not delivered another one has to come,

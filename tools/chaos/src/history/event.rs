@@ -73,6 +73,13 @@ pub enum EventKind {
         /// Its partition.
         partition: u32,
     },
+    /// A process is about to be started as another version.
+    Replaced {
+        /// The process.
+        process: String,
+        /// `old` or `new`.
+        version: String,
+    },
     /// A claim is about to be written into the database by hand.
     ByHand {
         /// The coupon.

@@ -124,7 +124,7 @@ catalogue! {
     UndecodableMessages: Partition, MOMENT,
         "publishes messages that cannot be decoded", "a partition that stops for ever";
     ForgedBatch: Partition, MOMENT,
-        "publishes a well-formed batch from a sender that is no API, with a reply subject that nobody reads", "a worker that trusts what it should not, or waits for a reader";
+        "publishes a batch from a sender that is no API, with a reply subject that nobody reads, and in half of the cases with commands that workers do not understand between good claims", "a worker that trusts what it should not, or waits for a reader";
     StreamPurged: Partition, MOMENT,
         "purges a stream, applied or not", "a cursor ahead of a stream that is empty";
     StreamDeleted: Partition, MOMENT,

@@ -14,6 +14,13 @@ pub(crate) struct Shape {
     pub(crate) claim_timeouts_ms: [u64; 2],
 }
 
+impl Shape {
+    /// All processes.
+    pub(crate) fn processes(&self) -> impl Iterator<Item = Process> + use<> {
+        (0..self.apis).map(Process::Api).chain((0..self.workers).map(Process::Worker))
+    }
+}
+
 /// A process of the system, counted from 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Process {
