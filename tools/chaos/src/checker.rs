@@ -7,6 +7,7 @@
 //! an answer, a stream that lost messages before anyone saw them) the checker assumes whatever is
 //! allowed; every violation it reports is one under all interpretations.
 
+mod amounts;
 mod answers;
 mod claim_ids;
 mod contract;

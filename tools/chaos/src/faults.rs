@@ -1,5 +1,6 @@
 //! Carries out the faults of a schedule on a running system.
 
+mod by_hand;
 mod injector;
 mod links;
 mod processes;
@@ -66,6 +67,7 @@ impl Injector {
             (Target::Server(server), Fault::DiskFullNats | Fault::DiskFullPostgres) => {
                 self.fill_disk(server, duration).await?;
             }
+            (Target::Server(_), Fault::HandChange) => hits = Some(self.change_by_hand(duration, rng).await?),
             (Target::Server(Server::Nats), Fault::QueueRestored) => self.restore_queue(duration).await?,
             (Target::Everything, Fault::KillEverything) => self.kill_everything(duration, rng).await?,
             (Target::Everything, Fault::RollingRestart) => self.rolling_restart(duration, rng).await?,

@@ -42,6 +42,13 @@ pub(crate) struct Coupon {
     pub(crate) created_twice: bool,
 }
 
+impl Coupon {
+    /// Whether no round uses it up.
+    pub(crate) fn lasts(&self) -> bool {
+        self.amount == LASTING_AMOUNT
+    }
+}
+
 /// All coupons of a round.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {

@@ -80,6 +80,17 @@ pub enum EventKind {
         /// `old` or `new`.
         version: String,
     },
+    /// The stock of a coupon was raised by hand: `amount` and `remaining_amount` together.
+    StockRaised {
+        /// The coupon.
+        coupon: String,
+        /// By how much.
+        by: i64,
+        /// When the statement was sent; the time of the event is that of its answer.
+        begin_us: u64,
+        /// Whether it was answered. If not, it may have been carried out later, or never.
+        certain: bool,
+    },
     /// A claim is about to be written into the database by hand.
     ByHand {
         /// The coupon.

@@ -129,6 +129,8 @@ catalogue! {
         "purges a stream, applied or not", "a cursor ahead of a stream that is empty";
     StreamDeleted: Partition, MOMENT,
         "deletes a stream", "sequence numbers that start over";
+    HandChange: Postgres, Duration::Millis(500, 2_500),
+        "raises stock and inserts winners by hand, as with psql", "caches that are believed: refusals while stock is left, positions that are given twice";
     QueueRestored: Nats, Duration::Millis(500, 1_500),
         "stops nats-server and starts it on an older copy of its files", "sequence numbers that are used a second time";
     WorkersComeAndGo: Workers, Duration::Millis(1_500, 4_000),

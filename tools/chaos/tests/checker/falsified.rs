@@ -1,7 +1,7 @@
 //! Ways to falsify a valid round. Each is a real violation whatever else the round holds, or does not apply.
 
 use chaos::checker::{Check, SETTLE_US};
-use chaos::history::{Answer, Endpoint, Op, OpId, Response, Round, Session, Verdict};
+use chaos::history::{Answer, Endpoint, EventKind, Op, OpId, Response, Round, Session, Verdict};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedMutRandom, IndexedRandom};
@@ -43,6 +43,14 @@ fn pick<'a>(
 ) -> Option<&'a mut Op> {
     let places: Vec<usize> = (0..round.ops.len()).filter(|place| wanted(round, &round.ops[*place])).collect();
     places.choose(rng).map(|place| &mut round.ops[*place])
+}
+
+/// What a raised coupon can have been asked about has more than one answer.
+fn is_raised(round: &Round, coupon: &str) -> bool {
+    let events = &round.events;
+    events
+        .iter()
+        .any(|event| matches!(&event.kind, EventKind::StockRaised { coupon: raised, .. } if raised == coupon))
 }
 
 fn verdict(wanted: Verdict) -> impl Fn(&Round, &Op) -> bool {
@@ -107,6 +115,9 @@ fn swapped_queue(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
     }
     let a = round.state.claims.choose(rng)?.clone();
     let b = round.state.claims.iter().find(|row| row.coupon == a.coupon && row.user != a.user)?.clone();
+    if is_raised(round, &a.coupon) {
+        return None;
+    }
     // A claim from before its coupon may stand anywhere before the first winner.
     let there_us = round.ops.iter().filter(|op| op.coupon == a.coupon && op.verdict() == Verdict::Created);
     let there_us = there_us.map(|op| op.end_us).min()?;
@@ -161,7 +172,8 @@ fn false_repetition(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
 }
 
 fn winner_sold_out(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
-    pick(round, rng, verdict(Verdict::Won))?.answer = status(400, "sold_out");
+    let won = |round: &Round, op: &Op| op.verdict() == Verdict::Won && !is_raised(round, &op.coupon);
+    pick(round, rng, won)?.answer = status(400, "sold_out");
     Some(Check::FalseSoldOut)
 }
 
@@ -174,6 +186,7 @@ fn early_sold_out(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
 fn left_sold_out(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
     let left = |round: &Round, op: &Op| {
         op.endpoint == Endpoint::Claim
+            && !is_raised(round, &op.coupon)
             && round.state.coupons.iter().any(|coupon| coupon.name == op.coupon && coupon.remaining > 0)
     };
     pick(round, rng, left)?.answer = status(400, "sold_out");

@@ -1,6 +1,7 @@
 //! The checker itself is checked: hand-made histories that break each promise once, and random runs of a
 //! simple model, unchanged and with one thing falsified.
 
+mod by_hand;
 mod example;
 mod falsified;
 mod generations;

@@ -103,6 +103,8 @@ impl Model {
             3..6 => self.publish(),
             6..8 => self.apply(),
             8 if self.shape.losses && self.chance(15) => self.lose_tail(),
+            // What is applied again after a loss would find stock that was not there when it was refused.
+            8 if !self.shape.losses && self.chance(4) => self.raise(),
             _ => self.end(),
         }
     }
@@ -231,6 +233,18 @@ impl Model {
                 rows.push(crate::example::row(&claim.coupon, &claim.user, &claim.claim_id, position));
                 won(&claim.claim_id, position as u64)
             }
+        }
+    }
+
+    /// Raises a coupon's stock by hand.
+    fn raise(&mut self) {
+        let coupon = coupon_name(self.rng.random_range(0..self.shape.coupons));
+        let by = self.rng.random_range(1..4);
+        let begin_us = self.now();
+        let at_us = self.now();
+        if let Some(amount) = self.amounts.get_mut(&coupon) {
+            *amount += by;
+            self.events.push(at(at_us, EventKind::StockRaised { coupon, by, begin_us, certain: true }));
         }
     }
 
