@@ -110,7 +110,7 @@ impl Mix {
     ) -> anyhow::Result<()> {
         let Some(version) = self.at_last() else { return Ok(()) };
         let mut rng: StdRng = generator(seed, RESTARTS | u64::from(number));
-        let mut processes: Vec<Process> = cluster.shape.processes().collect();
+        let mut processes = cluster.shape.processes();
         processes.shuffle(&mut rng);
         let before = length * u32::try_from(BEFORE_PERCENT)? / 100;
         let pause = (length - before) / u32::try_from(processes.len())?.max(1);

@@ -16,8 +16,8 @@ pub(crate) struct Shape {
 
 impl Shape {
     /// All processes.
-    pub(crate) fn processes(&self) -> impl Iterator<Item = Process> + use<> {
-        (0..self.apis).map(Process::Api).chain((0..self.workers).map(Process::Worker))
+    pub(crate) fn processes(&self) -> Vec<Process> {
+        (0..self.apis).map(Process::Api).chain((0..self.workers).map(Process::Worker)).collect()
     }
 }
 
