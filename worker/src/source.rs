@@ -162,10 +162,7 @@ impl Source {
     ) -> Result<Message, SourceError> {
         let message = message.ok_or_else(|| queue_error("the consumer has ended"))?.map_err(queue_error)?;
         let message = Message::of(message).map_err(queue_error)?;
-        if message.sequence != self.next_sequence {
-            return Err(SourceError::Moved("messages are missing from what was delivered"));
-        }
-        self.next_sequence += 1;
+        advance(&mut self.next_sequence, message.sequence)?;
         Ok(message)
     }
 
@@ -181,6 +178,15 @@ impl Source {
             }
         });
     }
+}
+
+/// Moves on to the message behind this one, if it is the one that follows.
+fn advance(next_sequence: &mut i64, sequence: i64) -> Result<(), SourceError> {
+    if sequence != *next_sequence {
+        return Err(SourceError::Moved("messages are missing from what was delivered"));
+    }
+    *next_sequence += 1;
+    Ok(())
 }
 
 fn link_lost() -> SourceError {
@@ -200,5 +206,25 @@ fn consumer(worker: &Worker, next_sequence: i64) -> pull::Config {
         num_replicas: 1,
         inactive_threshold: CONSUMER_INACTIVE_MAX,
         ..pull::Config::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_message_that_follows_is_taken() {
+        let mut next_sequence = 7;
+        // Missing messages, one that came before, and one that came twice.
+        for sequence in [8, 9, 6, 0, -1] {
+            let refused = advance(&mut next_sequence, sequence);
+            assert!(matches!(refused, Err(SourceError::Moved(_))), "{sequence}: {refused:?}");
+            assert_eq!(next_sequence, 7);
+        }
+        advance(&mut next_sequence, 7).unwrap();
+        assert!(advance(&mut next_sequence, 7).is_err());
+        advance(&mut next_sequence, 8).unwrap();
+        assert_eq!(next_sequence, 9);
     }
 }

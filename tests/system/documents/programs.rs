@@ -12,12 +12,13 @@ use crate::harness::program;
 const OF_ALL: [&str; 2] = ["--help", "--version"];
 
 /// Heading of the options' table, package, and arguments before `--help`.
-const PROGRAMS: [(&str, &str, &[&str]); 5] = [
+const PROGRAMS: [(&str, &str, &[&str]); 6] = [
     ("`standalone`", "standalone", &[]),
     ("`loadtest run`", "loadtest", &["run"]),
     ("`loadtest bench`", "loadtest", &["bench"]),
     ("`chaos` (", "chaos", &[]),
     ("`chaos drills`", "chaos", &["drills"]),
+    ("`chaos skew`", "chaos", &["skew"]),
 ];
 
 fn output(package: &str, arguments: &[&str]) -> String {

@@ -7,12 +7,16 @@
 //! an answer, a stream that lost messages before anyone saw them) the checker assumes whatever is
 //! allowed; every violation it reports is one under all interpretations.
 
+mod amounts;
 mod answers;
+mod claim_ids;
 mod contract;
 mod index;
 mod keys;
+mod losses;
 mod order;
 mod partial_order;
+mod receipts;
 mod recovered;
 mod refusals;
 mod settled;
@@ -39,9 +43,12 @@ pub fn check(round: &Round) -> Vec<Violation> {
     answers::check(&index, &mut findings);
     refusals::check(&index, &mut findings);
     keys::check(&index, &mut findings);
+    claim_ids::check(&index, &mut findings);
     views::check(&index, &mut findings);
     contract::check(&index, &mut findings);
     settled::check(&index, &mut findings);
+    receipts::check(&index, &mut findings);
+    losses::check(&index, &mut findings);
     recovered::check(&index, &mut findings);
     findings.into_violations()
 }

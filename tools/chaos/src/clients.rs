@@ -10,6 +10,7 @@ mod group;
 pub(crate) mod http;
 mod intent;
 mod plan;
+mod receipts;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +21,11 @@ use tokio::time::sleep;
 
 pub(crate) use group::{ClientGroup, Phase};
 pub(crate) use plan::{Plan, name_in};
+pub(crate) use receipts::ask_receipts;
 
 use crate::seed::generator;
 use chain::Chain;
 use intent::{Action, Intent};
-
-/// The longest pause of a client between two intents.
-const PAUSE_MS_MAX: u64 = 80;
 
 /// Intents that a client remembers for repetitions.
 const REMEMBERED_MAX: usize = 16;
@@ -81,7 +80,7 @@ async fn claim(group: Arc<ClientGroup>, client: u32, seed: u64) -> anyhow::Resul
             remembered.swap_remove(rng.random_range(0..REMEMBERED_MAX));
         }
         remembered.push(intent);
-        sleep(Duration::from_millis(rng.random_range(0..=PAUSE_MS_MAX))).await;
+        sleep(Duration::from_millis(rng.random_range(0..=group.plan.pause_ms_max))).await;
     }
     Ok(())
 }

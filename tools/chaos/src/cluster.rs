@@ -6,6 +6,7 @@
 mod binaries;
 mod builder;
 mod disk;
+mod error_log;
 mod generations;
 mod journal;
 mod memory;
@@ -25,12 +26,13 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use binaries::Binaries;
+pub(crate) use binaries::{Binaries, Version, Versions};
 pub(crate) use generations::Loss;
 pub(crate) use journal::{StreamRecorder, recorded, wall_clock_ns};
 pub(crate) use memory::memory_kib;
 pub(crate) use node::{Node, Stop};
 
+use crate::history::LogLine;
 use crate::proxy::Tap;
 use crate::schedule::{Process, Server, Shape};
 use builder::NodeBuilder;
@@ -65,11 +67,12 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts everything, with its data under `folder`, and waits until it is ready. With `small_disks` each
+    /// Starts everything, with its data under `folder`, and waits until it is ready. If there is an old version, all
+    /// processes are of that version at first. With `small_disks` each
     /// server gets a small file system of its own.
     pub(crate) async fn start(
         shape: Shape,
-        binaries: &Binaries,
+        versions: &Versions,
         folder: &Path,
         small_disks: bool,
     ) -> anyhow::Result<Arc<Self>> {
@@ -83,7 +86,7 @@ impl Cluster {
         let (tap, tapped) = Tap::new();
         let recorder = StreamRecorder::start(tap.clone(), tapped);
         let builder = NodeBuilder {
-            binaries,
+            versions,
             folder,
             passwords: &passwords,
             shape,
@@ -206,6 +209,22 @@ impl Cluster {
         Ok(owners)
     }
 
+    /// The generation of each partition's stream.
+    pub(crate) async fn generations(&self) -> anyhow::Result<Vec<u64>> {
+        let mut connection = self.database().await?;
+        let generations: Vec<i64> = sqlx::query_scalar("SELECT generation FROM partitions ORDER BY id")
+            .fetch_all(&mut connection)
+            .await?;
+        connection.close().await?;
+        Ok(generations.into_iter().map(i64::unsigned_abs).collect())
+    }
+
+    /// Takes the errors that all processes have logged since the last call.
+    pub(crate) fn take_errors(&self) -> std::io::Result<Vec<LogLine>> {
+        let lines = self.nodes().map(Node::take_errors).collect::<Result<Vec<_>, _>>()?;
+        Ok(lines.into_iter().flatten().collect())
+    }
+
     /// A connection to the database past all proxies.
     pub(crate) async fn database(&self) -> sqlx::Result<PgConnection> {
         let options: PgConnectOptions = self.database_url.parse()?;
@@ -228,7 +247,7 @@ impl Cluster {
     }
 
     /// Waits until every API is ready.
-    async fn ready(&self) -> anyhow::Result<()> {
+    pub(crate) async fn ready(&self) -> anyhow::Result<()> {
         for api in &self.apis {
             let ready = async {
                 while !api.is_ready().await {

@@ -7,13 +7,13 @@ use std::path::Path;
 use anyhow::{Context as _, bail, ensure};
 use tempfile::TempDir;
 
-use crate::args::{DrillArgs, RunArgs};
+use crate::args::{CLAIM_TIMEOUT_MS, DrillArgs, RunArgs, SkewArgs};
 use crate::checker;
-use crate::cluster::Binaries;
+use crate::cluster::{Binaries, Versions};
 use crate::drills::{self, Summary};
 use crate::history::Reader;
 use crate::report::Report;
-use crate::run;
+use crate::run::{self, Options};
 use crate::schedule::{Fault, Shape};
 
 /// Lists the faults.
@@ -58,9 +58,10 @@ pub fn check(path: &Path) -> anyhow::Result<bool> {
 /// When the system cannot be started, or a drill does not end.
 pub async fn drills(args: &DrillArgs) -> anyhow::Result<bool> {
     let temporary = temporary_folder()?;
-    let binaries = Binaries::find(args.bin_dir.as_deref())?;
-    let shape = Shape { apis: 2, workers: 3, partitions: 6, lease_ms: args.lease_ms };
-    let drilling = drills::run(args.repeats, shape, temporary.path(), &binaries);
+    let versions = Binaries::find(args.bin_dir.as_deref())?.into();
+    let claim_timeouts_ms = [CLAIM_TIMEOUT_MS; 2];
+    let shape = Shape { apis: 2, workers: 3, partitions: 6, lease_ms: args.lease_ms, claim_timeouts_ms };
+    let drilling = drills::run(args.repeats, shape, temporary.path(), &versions);
     let metrics = until_signal(drilling).await?;
     let metrics = metrics.inspect_err(|_| eprintln!("logs are in {}", temporary.keep().display()))?;
     let summary = Summary::new(&metrics, args.repeats);
@@ -75,12 +76,33 @@ pub async fn drills(args: &DrillArgs) -> anyhow::Result<bool> {
 pub async fn run(args: &RunArgs) -> anyhow::Result<bool> {
     let temporary = temporary_folder()?;
     let options = args.options(temporary.path())?;
+    let versions = Binaries::find(args.bin_dir.as_deref())?.into();
+    run_rounds(temporary, &options, &versions, args.keep.as_deref()).await
+}
+
+/// Runs rounds with processes of two versions.
+///
+/// # Errors
+/// When the system cannot be started, or what tests it fails.
+pub async fn skew(args: &SkewArgs) -> anyhow::Result<bool> {
+    let temporary = temporary_folder()?;
+    let options = args.options(temporary.path());
+    let old = Some(Binaries::find(Some(&args.old_bin_dir))?);
+    let versions = Versions { new: Binaries::find(args.bin_dir.as_deref())?, old };
+    run_rounds(temporary, &options, &versions, args.keep.as_deref()).await
+}
+
+async fn run_rounds(
+    temporary: TempDir,
+    options: &Options,
+    versions: &Versions,
+    keep: Option<&Path>,
+) -> anyhow::Result<bool> {
     fs::create_dir_all(&options.histories)?;
-    let binaries = Binaries::find(args.bin_dir.as_deref())?;
     eprintln!("starting Postgres, NATS, {} APIs, {} workers", options.shape.apis, options.shape.workers);
-    let result = until_signal(run::run(&options, &binaries)).await?;
+    let result = until_signal(run::run(options, versions)).await?;
     let passed = result.as_ref().is_ok_and(Report::passed);
-    if let Some(keep) = &args.keep {
+    if let Some(keep) = keep {
         for log in files_in(&options.folder, "log")? {
             fs::copy(&log, keep.join(log.file_name().unwrap_or_default()))?;
         }
@@ -90,7 +112,7 @@ pub async fn run(args: &RunArgs) -> anyhow::Result<bool> {
         eprintln!("histories are in {}, logs in {}", options.histories.display(), kept.display());
     }
     let report = result?;
-    if let Some(keep) = &args.keep {
+    if let Some(keep) = keep {
         fs::write(keep.join("report.json"), serde_json::to_string_pretty(&report)?)?;
     }
     println!("{report}");

@@ -19,7 +19,7 @@ use tokio::time::{sleep, timeout};
 
 pub(crate) use summary::Summary;
 
-use crate::cluster::{Binaries, Cluster, Stop, memory_kib};
+use crate::cluster::{Cluster, Stop, Versions, memory_kib};
 use crate::schedule::Shape;
 use drill::{Drill, REPETITION};
 use load::Load;
@@ -46,9 +46,9 @@ pub(crate) async fn run(
     repeats: u32,
     shape: Shape,
     folder: &Path,
-    binaries: &Binaries,
+    versions: &Versions,
 ) -> anyhow::Result<Metrics> {
-    let cluster = Cluster::start(shape, binaries, folder, false).await?;
+    let cluster = Cluster::start(shape, versions, folder, false).await?;
     let load = Load::start(&cluster).await?;
     let mut metrics = Metrics::new();
     for number in 0..repeats {

@@ -1,5 +1,6 @@
 //! Carries out the faults of a schedule on a running system.
 
+mod by_hand;
 mod injector;
 mod links;
 mod processes;
@@ -66,6 +67,7 @@ impl Injector {
             (Target::Server(server), Fault::DiskFullNats | Fault::DiskFullPostgres) => {
                 self.fill_disk(server, duration).await?;
             }
+            (Target::Server(_), Fault::HandChange) => hits = Some(self.change_by_hand(duration, rng).await?),
             (Target::Server(Server::Nats), Fault::QueueRestored) => self.restore_queue(duration).await?,
             (Target::Everything, Fault::KillEverything) => self.kill_everything(duration, rng).await?,
             (Target::Everything, Fault::RollingRestart) => self.rolling_restart(duration, rng).await?,
@@ -88,10 +90,10 @@ impl Injector {
         rng: &mut StdRng,
     ) -> anyhow::Result<u64> {
         match fault {
-            Fault::StreamPurged => Ok(self.purge_stream(partition).await),
-            Fault::StreamDeleted => Ok(self.delete_stream(partition).await),
+            Fault::StreamPurged => self.purge_stream(partition).await,
+            Fault::StreamDeleted => self.delete_stream(partition).await,
             Fault::MessagesDuplicated => self.duplicate_messages(partition, rng).await,
-            Fault::UndecodableMessages => Ok(self.publish_undecodable(partition, rng).await),
+            Fault::UndecodableMessages => self.publish_undecodable(partition, rng).await,
             Fault::ForgedBatch => self.forge_batch(partition, rng).await,
             _ => bail!("{fault} does not affect a partition"),
         }

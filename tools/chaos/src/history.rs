@@ -13,6 +13,8 @@ pub use event::{Event, EventKind};
 pub use file::{HistoryError, Reader, Writer};
 pub use op::{Answer, CouponView, Endpoint, Failure, Op, OpId, Response, Verdict};
 pub use round::{Entry, Round};
-pub use state::{Claim, ClaimRow, CouponRow, FinalState, Gauge, Journal, Message, PartitionEnd, Session};
+pub use state::{
+    Claim, ClaimRow, CouponRow, FinalState, Gauge, Journal, LogLine, Message, PartitionEnd, Queue, Session,
+};
 
 pub(crate) use round::RoundBuilder;

@@ -9,7 +9,7 @@ use sqlx::postgres::PgConnection;
 use tokio::time::{Instant, sleep};
 
 use crate::cluster::{Cluster, memory_kib};
-use crate::history::{ClaimRow, CouponRow, FinalState, Gauge, PartitionEnd, Session};
+use crate::history::{ClaimRow, CouponRow, FinalState, Gauge, PartitionEnd, Queue, Session};
 
 /// How long queues may take to be read to their ends, and sessions to be gone, once all clients are done.
 const QUIET_LIMIT: Duration = Duration::from_secs(30);
@@ -28,15 +28,21 @@ const SESSIONS_PER_PROCESS_MAX: u64 = 24;
 
 /// Waits until queues and sessions are quiet, or for as long as that may take, and reads everything
 /// about the coupons whose names begin with `prefix`.
-pub(crate) async fn final_state(cluster: &Cluster, prefix: &str) -> anyhow::Result<FinalState> {
+///
+/// `generations` are those of the streams at the round's beginning.
+pub(crate) async fn final_state(
+    cluster: &Cluster,
+    prefix: &str,
+    generations: &[u64],
+) -> anyhow::Result<FinalState> {
     let mut connection = cluster.database().await?;
     let deadline = Instant::now() + QUIET_LIMIT;
-    let (partitions, idle) = loop {
-        let partitions = partition_ends(cluster, &mut connection).await?;
+    let (partitions, queues, idle) = loop {
+        let (partitions, queues) = partition_ends(cluster, &mut connection, generations).await?;
         let idle = idle_in_transaction(&mut connection).await?;
-        let quiet = idle.is_empty() && partitions.iter().all(|end| end.stream_last == Some(end.cursor));
+        let quiet = idle.is_empty() && partitions.iter().all(PartitionEnd::is_quiet);
         if quiet || Instant::now() >= deadline {
-            break (partitions, idle);
+            break (partitions, queues, idle);
         }
         sleep(QUIET_POLL).await;
     };
@@ -44,6 +50,8 @@ pub(crate) async fn final_state(cluster: &Cluster, prefix: &str) -> anyhow::Resu
         coupons: coupons(&mut connection, prefix, cluster.shape.partitions).await?,
         claims: claims(&mut connection, prefix).await?,
         partitions,
+        queues,
+        errors: cluster.take_errors()?,
         idle_in_transaction: idle,
         gauges: gauges(cluster, &mut connection).await?,
         journals: Vec::new(),
@@ -60,20 +68,32 @@ pub(crate) async fn final_state(cluster: &Cluster, prefix: &str) -> anyhow::Resu
 async fn partition_ends(
     cluster: &Cluster,
     connection: &mut PgConnection,
-) -> anyhow::Result<Vec<PartitionEnd>> {
-    let cursors: Vec<(i32, i64)> =
-        sqlx::query_as("SELECT id, last_seq FROM partitions ORDER BY id").fetch_all(connection).await?;
-    let mut ends = Vec::new();
-    for (partition, cursor) in cursors {
+    generations: &[u64],
+) -> anyhow::Result<(Vec<PartitionEnd>, Vec<Queue>)> {
+    let rows: Vec<(i32, i64, i64, bool)> = sqlx::query_as(
+        "SELECT id, generation, last_seq, last_batch_id IS NOT NULL FROM partitions ORDER BY id",
+    )
+    .fetch_all(connection)
+    .await?;
+    let (mut ends, mut queues) = (Vec::new(), Vec::new());
+    for (partition, generation, cursor, remembers_last) in rows {
         let stream = cluster.queue.get_stream(format!("CLAIMS-{partition}")).await;
+        let stream = stream.ok().map(|stream| stream.cached_info().state.clone());
+        let (partition, cursor) = (partition.unsigned_abs(), cursor.unsigned_abs());
         ends.push(PartitionEnd {
-            partition: partition.unsigned_abs(),
+            partition,
             generation: 0,
-            cursor: cursor.unsigned_abs(),
-            stream_last: stream.ok().map(|stream| stream.cached_info().state.last_sequence),
+            cursor,
+            stream_last: stream.as_ref().map(|stream| stream.last_sequence),
+        });
+        queues.push(Queue {
+            partition,
+            generation_before: generations.get(partition as usize).copied().unwrap_or_default(),
+            generation_after: generation.unsigned_abs(),
+            holds_last: !remembers_last || stream.is_some_and(|stream| stream.first_sequence <= cursor),
         });
     }
-    Ok(ends)
+    Ok((ends, queues))
 }
 
 async fn gauges(cluster: &Cluster, connection: &mut PgConnection) -> anyhow::Result<Vec<Gauge>> {

@@ -9,8 +9,8 @@
 //! - whether that is allowed: [`checker`] compares a round's history with the state at its end (`inspect`).
 //!   It is a pure function, so a recorded history can be checked again later, by another version of it.
 //!
-//! `run` does all of it round by round, and `report` says the result in figures. `drills` measure how
-//! long recovery takes, one fault at a time.
+//! `run` does all of it round by round, and `report` says the result in figures. `skew` mixes processes of two
+//! versions in such rounds. `drills` measure how long recovery takes, one fault at a time.
 
 pub mod args;
 pub mod checker;
@@ -27,6 +27,7 @@ mod report;
 mod run;
 mod schedule;
 mod seed;
+mod skew;
 mod table;
 mod times;
 mod wins;

@@ -15,6 +15,7 @@ async fn main() -> ExitCode {
     let passed = match cli.command {
         Some(Command::Check { history }) => commands::check(&history),
         Some(Command::Drills(args)) => commands::drills(&args).await,
+        Some(Command::Skew(args)) => commands::skew(&args).await,
         None if cli.run.list => Ok(commands::list()),
         None => commands::run(&cli.run).await,
     };

@@ -8,7 +8,9 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 
-use crate::history::{Entry, Event, EventKind, FinalState, Op, OpId, Round, RoundBuilder, Writer};
+use crate::history::{
+    Endpoint, Entry, Event, EventKind, FinalState, Op, OpId, Round, RoundBuilder, Verdict, Writer,
+};
 
 /// The history of the round under way.
 #[derive(Debug)]
@@ -45,6 +47,13 @@ impl Log {
         let at_us = self.now_us();
         self.add(Entry::Event(Event { at_us, kind }))?;
         Ok(at_us)
+    }
+
+    /// The claims that were answered with a receipt so far.
+    pub(crate) fn receipts(&self) -> Vec<Op> {
+        let guard = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_receipt = |op: &&Op| op.endpoint == Endpoint::Claim && op.verdict() == Verdict::Pending;
+        guard.1.ops().iter().filter(is_receipt).cloned().collect()
     }
 
     /// Records the final state, and returns the complete round.

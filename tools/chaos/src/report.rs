@@ -33,6 +33,8 @@ pub(crate) struct Report {
     /// queue lost is not known. Whether anything was lost that had been promised is for the check of false
     /// acceptances to say: every 200 must have its row.
     pub(crate) waiting_before_losses: u64,
+    /// Deliveries to workers that were discarded.
+    pub(crate) discarded: u64,
     /// How often an API or a worker ended unexpectedly and was started again.
     pub(crate) unexpected_end_count: u64,
     /// Status and last log line of the first of these.
@@ -134,6 +136,7 @@ impl fmt::Display for Report {
                 self.waiting_before_losses,
                 "messages were waiting shortly before a stream was purged or deleted",
             ),
+            (self.discarded, "messages were not delivered to their worker at first"),
             (self.journals_with_gaps, "journals had gaps: order was checked only in part"),
             (self.unexpected_end_count, "times a process ended unexpectedly and was started again"),
         ] {
@@ -185,14 +188,19 @@ mod tests {
         report.add_fault("kill-nats".into(), 0);
         report.add_fault("kill-nats".into(), 7);
         report.recovery.entry("kill-nats".into()).or_default().add_us(120_000);
+        report.discarded = 5;
         assert!(report.passed() && report.to_string().contains("no violations"));
         let excerpt = vec!["the line".into()];
         let violation = Violation { check: Check::Order, summary: "wrong order".into(), excerpt, more: 2 };
         report.add_violations(2, &["kill-nats".into()], vec![violation]);
         let text = report.to_string();
-        for part in
-            ["3 VIOLATIONS", "round 2, order: wrong order", "the line", "repeat with: chaos --seed 42"]
-        {
+        for part in [
+            "5 messages were not delivered",
+            "3 VIOLATIONS",
+            "round 2, order: wrong order",
+            "the line",
+            "repeat with: chaos --seed 42",
+        ] {
             assert!(text.contains(part), "{part} is missing in:\n{text}");
         }
         let kill = report.faults["kill-nats"];

@@ -6,6 +6,7 @@
 
 mod fault;
 mod target;
+mod theme;
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -13,6 +14,7 @@ use rand::seq::{IndexedRandom, SliceRandom};
 
 pub(crate) use fault::Fault;
 pub(crate) use target::{Process, Server, Shape, Target};
+pub(crate) use theme::{Theme, Themes};
 
 use crate::seed::generator;
 
@@ -38,9 +40,9 @@ pub(crate) struct Injection {
 
 /// The faults of one round, in the order of their beginnings.
 ///
-/// Each enabled fault comes up in turn, in an order that the seed decides, so that a run of as many rounds as
-/// there are faults has tried them all; the rest of a round is drawn freely. At least two faults overlap
-/// wherever their lengths allow it. All are over by the end of the round.
+/// Each enabled fault comes up in turn, in an order that the seed decides, so that as many rounds without a theme
+/// as there are faults have tried them all; the rest of a round is drawn freely. A round with a theme has only its
+/// faults. At least two faults overlap wherever their lengths allow it. All are over by the end of the round.
 pub(crate) fn round(
     seed: u64,
     number: u32,
@@ -48,15 +50,21 @@ pub(crate) fn round(
     shape: &Shape,
     enabled: &[Fault],
     faults_max: usize,
+    themes: Themes,
 ) -> Vec<Injection> {
     let mut rng = generator(seed, number.into());
-    let mut turn = enabled.to_vec();
+    let (theme, before) = themes.of(number);
+    let enabled: Vec<Fault> = match theme {
+        Some(theme) => theme.faults().iter().copied().filter(|fault| enabled.contains(fault)).collect(),
+        None => enabled.to_vec(),
+    };
+    let mut turn = enabled.clone();
     // No round has the number 0.
     turn.shuffle(&mut generator(seed, 0));
     if turn.is_empty() {
         return Vec::new();
     }
-    let first = turn[(number as usize).wrapping_sub(1) % turn.len()];
+    let first = turn[before % turn.len()];
 
     let mut injections: Vec<Injection> = Vec::new();
     let wanted = rng.random_range(FAULTS_MIN..=FAULTS_MAX).min(faults_max);
@@ -65,7 +73,10 @@ pub(crate) fn round(
         if injections.iter().any(|other| fault.excludes(other.fault)) {
             continue;
         }
-        let injection = draw(&mut rng, fault, length_ms, shape, injections.first());
+        let mut targets = fault.targets(shape);
+        targets.retain(|target| theme.is_none_or(|theme| theme.includes(*target)));
+        let duration_ms = fault.duration_ms(shape.lease_ms);
+        let injection = draw(&mut rng, fault, &targets, duration_ms, length_ms, injections.first());
         // The same fault at the same target would only repeat itself.
         if !injections.iter().any(|other| (other.fault, other.target) == (fault, injection.target)) {
             injections.push(injection);
@@ -78,12 +89,12 @@ pub(crate) fn round(
 fn draw(
     rng: &mut StdRng,
     fault: Fault,
+    targets: &[Target],
+    (shortest_ms, longest_ms): (u64, u64),
     length_ms: u64,
-    shape: &Shape,
     first: Option<&Injection>,
 ) -> Injection {
     let quiet_ms = length_ms * QUIET_PERCENT / 100;
-    let (shortest_ms, longest_ms) = fault.duration_ms(shape.lease_ms);
     let room_ms = length_ms - quiet_ms;
     let duration_ms = rng.random_range(shortest_ms..=longest_ms).min(room_ms);
     let latest_ms = length_ms - duration_ms;
@@ -96,7 +107,7 @@ fn draw(
         }
         _ => free_ms,
     };
-    let target = *fault.targets(shape).choose(rng).unwrap_or(&Target::Everything);
+    let target = *targets.choose(rng).unwrap_or(&Target::Everything);
     Injection { start_ms, duration_ms, fault, target, seed: rng.random() }
 }
 
@@ -106,14 +117,15 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape = Shape { apis: 2, workers: 3, partitions: 4, lease_ms: 2_000 };
+    const SHAPE: Shape =
+        Shape { apis: 2, workers: 3, partitions: 4, lease_ms: 2_000, claim_timeouts_ms: [1_500; 2] };
     const LENGTH_MS: u64 = 6_000;
 
     #[test]
     fn a_seed_repeats_its_schedule_and_another_has_another() {
         let schedule = |seed| {
             (1..50)
-                .map(|number| round(seed, number, LENGTH_MS, &SHAPE, Fault::ALL, FAULTS_MAX))
+                .map(|number| round(seed, number, LENGTH_MS, &SHAPE, Fault::ALL, FAULTS_MAX, Themes::None))
                 .collect::<Vec<_>>()
         };
         assert_eq!(schedule(42), schedule(42));
@@ -124,13 +136,46 @@ mod tests {
     fn every_fault_comes_up_and_all_are_over_in_time() {
         let mut seen = HashSet::new();
         for number in 1..=Fault::ALL.len() as u32 {
-            for injection in round(7, number, LENGTH_MS, &SHAPE, Fault::ALL, FAULTS_MAX) {
+            for injection in round(7, number, LENGTH_MS, &SHAPE, Fault::ALL, FAULTS_MAX, Themes::None) {
                 assert!(injection.start_ms + injection.duration_ms <= LENGTH_MS, "{injection:?}");
                 assert!(injection.fault.targets(&SHAPE).contains(&injection.target), "{injection:?}");
                 seen.insert(injection.fault);
             }
         }
         assert_eq!(seen.len(), Fault::ALL.len());
+    }
+
+    #[test]
+    fn every_third_round_has_a_theme_and_the_others_still_try_every_fault() {
+        let mut seen = HashSet::new();
+        let mut themes = HashSet::new();
+        for number in 1..=Fault::ALL.len() as u32 * 3 / 2 + 1 {
+            let injections = round(7, number, LENGTH_MS, &SHAPE, Fault::ALL, FAULTS_MAX, Themes::InTurn);
+            match Themes::InTurn.of(number) {
+                (Some(theme), _) => {
+                    assert_eq!(number % 3, 0);
+                    assert!(!injections.is_empty(), "{theme}");
+                    let is_of_theme = |injection: &Injection| {
+                        theme.faults().contains(&injection.fault) && theme.includes(injection.target)
+                    };
+                    assert!(injections.iter().all(is_of_theme), "{theme}: {injections:?}");
+                    themes.insert(theme);
+                }
+                (None, _) => seen.extend(injections.iter().map(|injection| injection.fault)),
+            }
+        }
+        assert_eq!((seen.len(), themes.len()), (Fault::ALL.len(), Theme::ALL.len()));
+    }
+
+    #[test]
+    fn a_theme_of_a_whole_run_tries_each_of_its_faults() {
+        for theme in Theme::ALL {
+            let rounds = 1..=theme.faults().len() as u32;
+            let of =
+                |number| round(7, number, LENGTH_MS, &SHAPE, Fault::ALL, FAULTS_MAX, Themes::Only(*theme));
+            let seen: HashSet<Fault> = rounds.flat_map(of).map(|injection| injection.fault).collect();
+            assert_eq!(seen.len(), theme.faults().len(), "{theme}");
+        }
     }
 
     #[test]
@@ -143,16 +188,18 @@ mod tests {
             })
         };
         let overlapping = (1..=100)
-            .filter(|number| overlap(&round(1, *number, LENGTH_MS, &SHAPE, Fault::ALL, FAULTS_MAX)))
+            .filter(|number| {
+                overlap(&round(1, *number, LENGTH_MS, &SHAPE, Fault::ALL, FAULTS_MAX, Themes::None))
+            })
             .count();
         assert!(overlapping > 60, "{overlapping} of 100");
     }
 
     #[test]
     fn only_enabled_faults_are_injected_and_a_short_round_is_no_trouble() {
-        assert_eq!(round(1, 1, LENGTH_MS, &SHAPE, &[], FAULTS_MAX), []);
+        assert_eq!(round(1, 1, LENGTH_MS, &SHAPE, &[], FAULTS_MAX, Themes::InTurn), []);
         for number in 1..20 {
-            let injections = round(1, number, 300, &SHAPE, &[Fault::KillNats], 1);
+            let injections = round(1, number, 300, &SHAPE, &[Fault::KillNats], 1, Themes::None);
             assert!(injections.iter().all(|injection| injection.fault == Fault::KillNats));
             assert!(injections.iter().all(|injection| injection.start_ms + injection.duration_ms <= 300));
         }

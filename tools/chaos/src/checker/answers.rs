@@ -39,12 +39,22 @@ fn won(index: &Index<'_>, op: &Op, findings: &mut Findings) {
         };
         findings.add(Check::FalseAcceptance, summary, Excerpt::default().op(op).rows(row));
     }
+    let Some((coupon, position)) = index.coupons.get(op.coupon.as_str()).zip(response.position) else {
+        return;
+    };
+    let most = index.amounts.most(coupon, op.end_us);
+    if i64::try_from(position).is_ok_and(|position| position > most) {
+        let summary = format!("position {position} of {:?} was told when there were only {most}", op.coupon);
+        findings.add(Check::Conservation, summary, Excerpt::default().op(op));
+    }
 }
 
 fn creation(index: &Index<'_>, op: &Op, findings: &mut Findings) {
-    let row = index.coupons.get(op.coupon.as_str()).map(|coupon| coupon.amount);
+    let coupon = index.coupons.get(op.coupon.as_str());
+    let row = coupon.map(|coupon| coupon.amount);
     let amount = op.amount.and_then(|amount| i64::try_from(amount).ok());
-    if row.is_none() || row != amount {
+    let possible = coupon.map(|coupon| index.amounts.at_first(coupon)).unwrap_or_default();
+    if !amount.is_some_and(|amount| possible.contains(&amount)) {
         let summary = format!("coupon {:?} was created, but its row is missing or another", op.coupon);
         let excerpt = Excerpt::default().op(op).text(format!("coupon: amount {row:?}"));
         findings.add(Check::FalseCreation, summary, excerpt);

@@ -14,6 +14,13 @@ pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
 
 fn wrong(op: &Op) -> Option<&'static str> {
     let response = op.response();
+    let is_other =
+        |named: &Option<String>, asked: Option<&String>| named.is_some() && named.as_ref() != asked;
+    if response.is_some_and(|response| {
+        is_other(&response.coupon, Some(&op.coupon)) || is_other(&response.user, op.user.as_ref())
+    }) {
+        return Some("about another coupon or another user");
+    }
     match op.verdict() {
         Verdict::Unexpected => Some("that a valid request never gets"),
         Verdict::TryAgain if response?.retry_after_s.is_none() => Some("503 without Retry-After"),

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 
+use super::amounts::Amounts;
 use crate::history::{ClaimRow, CouponRow, Endpoint, EventKind, Op, OpId, Round, Verdict};
 
 /// A coupon and one of its users.
@@ -18,6 +19,7 @@ pub(super) struct Answer<'a> {
 #[derive(Debug)]
 pub(super) struct Index<'a> {
     pub(super) round: &'a Round,
+    pub(super) amounts: Amounts<'a>,
     pub(super) coupons: BTreeMap<&'a str, &'a CouponRow>,
     /// Each coupon's rows in the order of their positions.
     pub(super) rows: BTreeMap<&'a str, Vec<&'a ClaimRow>>,
@@ -44,6 +46,7 @@ impl<'a> Index<'a> {
     pub(super) fn new(round: &'a Round) -> Self {
         let mut index = Self {
             round,
+            amounts: Amounts::new(round),
             coupons: round.state.coupons.iter().map(|coupon| (coupon.name.as_str(), coupon)).collect(),
             rows: BTreeMap::new(),
             row_of: HashMap::new(),
@@ -164,9 +167,14 @@ impl<'a> Index<'a> {
     /// The earliest moment at which this user's claim can have come about without HTTP.
     ///
     /// The copy of a claim is the same claim, so publishing it asks for nothing new. But if there was no such
-    /// coupon at first, the copy may find one.
+    /// coupon at first, or nothing left of it, the copy may find one.
     pub(super) fn bypassing_from_us(&self, user: CouponUser<'_>) -> Option<u64> {
-        let found_none = self.claims_of(user).iter().any(|op| op.verdict() == Verdict::NoCoupon);
+        let is_raised = self.amounts.is_raised(user.0);
+        let found_none = self.claims_of(user).iter().any(|op| match op.verdict() {
+            Verdict::NoCoupon => true,
+            Verdict::SoldOut => is_raised,
+            _ => false,
+        });
         let copied = self.copied_us.get(&user).filter(|_| found_none);
         [self.injected_us.get(&user), self.by_hand_us.get(&user), copied].into_iter().flatten().min().copied()
     }

@@ -1,7 +1,7 @@
 //! First come, first served: the rows must follow from the queue's messages, in their order.
 //!
 //! The messages of a partition are replayed in the order (generation, sequence, place). A user who is new to a
-//! coupon while stock is left must have its next row. Four things make this more than one loop:
+//! coupon while stock is left must have its next row. Five things make this more than one loop:
 //!
 //! - A stream that was wiped or set back loses a tail. How much of it had been applied is not recorded, but
 //!   since a partition is applied strictly in order, it is a number of whole messages from the beginning, and the
@@ -16,6 +16,9 @@
 //!   claim that took the first position may have been refused so once, and have won when it was repeated;
 //!   if the rows contradict its first copy in the queue, the next is tried.
 //! - Rows written by hand took stock at an unknown moment. They are left out of the comparison.
+//! - Stock that was raised by hand came at a moment that is known only roughly. While as many have won as there can
+//!   have been at some time, a claim may be refused and a later one may win. If the next row's claim was queued more
+//!   than once, it is not known which copy won, and nobody else's refusal in such a coupon is judged from then on.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 
@@ -36,8 +39,9 @@ pub(super) fn check(index: &Index<'_>, journal: &Journal, findings: &mut Finding
     let mut tried: BTreeSet<Skips<'_>> = BTreeSet::new();
     let mut waiting: VecDeque<Skips<'_>> = VecDeque::from([Skips::new()]);
     let mut first = None;
+    let repeated = repeated(index, journal);
     while let Some(skips) = waiting.pop_front().filter(|_| tried.len() < INTERPRETATIONS_MAX) {
-        let replay = Replay::new(index, journal, &skips).run();
+        let replay = Replay::new(index, journal, &skips, &repeated).run();
         if replay.contradictions.is_empty() {
             return;
         }
@@ -59,6 +63,14 @@ pub(super) fn check(index: &Index<'_>, journal: &Journal, findings: &mut Finding
     }
 }
 
+/// The claims of raised coupons that were queued more than once.
+fn repeated<'a>(index: &Index<'a>, journal: &'a Journal) -> HashSet<&'a str> {
+    let mut seen = HashSet::new();
+    let claims = journal.messages.iter().flat_map(|message| &message.claims);
+    let raised = claims.filter(|claim| index.amounts.is_raised(&claim.coupon));
+    raised.filter(|claim| !seen.insert(&claim.claim_id)).map(|claim| claim.claim_id.as_str()).collect()
+}
+
 /// One coupon while its partition is replayed.
 #[derive(Debug)]
 struct Coupon<'a> {
@@ -68,10 +80,14 @@ struct Coupon<'a> {
     next: usize,
     /// Users who have the coupon by now, and those who have it by hand.
     taken: HashSet<&'a str>,
-    /// Whether rows and stock say that it is sold out in the end.
-    sold_out: bool,
+    /// All rows, also those by hand.
+    row_count: i64,
+    /// All that there can have been of it at any time.
+    amounts: BTreeSet<i64>,
     /// When the coupon is known to exist.
     exists_us: Option<u64>,
+    /// A row was taken that a later copy of its claim may have taken, when stock had been raised.
+    ambiguous: bool,
     /// A contradiction was found; what follows would only repeat it.
     wrong: bool,
     /// A contradiction with its rows ended a generation.
@@ -80,6 +96,16 @@ struct Coupon<'a> {
     skip: usize,
     /// Whether the copy that was taken as the winning one may have come before the coupon as well.
     may_skip: bool,
+}
+
+impl Coupon<'_> {
+    /// Whether all that there was at some time can be taken by now: by the rows that the replay has reached, and by as
+    /// many as there are by hand before the next one.
+    fn may_be_sold_out(&self) -> bool {
+        let reached = self.next.checked_sub(1).map_or(0, |last| self.rows[last].position);
+        let next = self.rows.get(self.next).map_or(self.row_count, |row| row.position - 1);
+        reached <= next && self.amounts.range(reached..=next).next().is_some()
+    }
 }
 
 /// What a claim in the queue leads to.
@@ -96,6 +122,8 @@ enum Step {
 struct Replay<'a, 'i> {
     index: &'i Index<'a>,
     journal: &'a Journal,
+    /// See [`repeated`].
+    repeated: &'i HashSet<&'a str>,
     coupons: BTreeMap<&'a str, Coupon<'a>>,
     /// Sequence numbers and batch ids of what was applied.
     applied: HashSet<(u64, &'a str)>,
@@ -103,7 +131,12 @@ struct Replay<'a, 'i> {
 }
 
 impl<'a, 'i> Replay<'a, 'i> {
-    fn new(index: &'i Index<'a>, journal: &'a Journal, skips: &Skips<'_>) -> Self {
+    fn new(
+        index: &'i Index<'a>,
+        journal: &'a Journal,
+        skips: &Skips<'_>,
+        repeated: &'i HashSet<&'a str>,
+    ) -> Self {
         let here = index.coupons.iter().filter(|(_, coupon)| coupon.partition == journal.partition);
         let coupons = here.map(|(name, coupon)| {
             let all = index.rows_of(name);
@@ -113,8 +146,10 @@ impl<'a, 'i> Replay<'a, 'i> {
                 rows,
                 next: 0,
                 taken: by_hand.iter().map(|row| row.user.as_str()).collect(),
-                sold_out: all.len() as i64 >= coupon.amount,
+                row_count: all.len() as i64,
+                amounts: index.amounts.all(coupon),
                 exists_us: index.exists.get(name).map(|op| op.end_us),
+                ambiguous: false,
                 wrong: false,
                 ended_generation: false,
                 skip: skips.get(name).copied().unwrap_or_default(),
@@ -123,7 +158,7 @@ impl<'a, 'i> Replay<'a, 'i> {
             (*name, state)
         });
         let coupons = coupons.collect();
-        Self { index, journal, coupons, applied: HashSet::new(), contradictions: Vec::new() }
+        Self { index, journal, repeated, coupons, applied: HashSet::new(), contradictions: Vec::new() }
     }
 
     fn run(mut self) -> Self {
@@ -165,11 +200,13 @@ impl<'a, 'i> Replay<'a, 'i> {
                 if coupon.next == 0 {
                     coupon.may_skip = before_coupon;
                 }
+                coupon.ambiguous |=
+                    self.repeated.contains(claim.claim_id.as_str()) && coupon.may_be_sold_out();
                 coupon.next += 1;
                 coupon.taken.insert(&claim.user);
                 Step::Row
             }
-            None if coupon.sold_out => Step::Nothing,
+            _ if coupon.ambiguous || coupon.may_be_sold_out() => Step::Nothing,
             _ if before_coupon => Step::Nothing,
             _ => Step::Contradicted,
         }

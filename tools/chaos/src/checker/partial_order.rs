@@ -39,7 +39,9 @@ pub(super) fn check(index: &Index<'_>, journal: &Journal, findings: &mut Finding
         }
     }
     for line in lines.values() {
-        let passed_over = || passed_over(index, line).filter(|_| !journal.doubtful);
+        // Who was refused before stock was raised did not get it before later users.
+        let is_raised = line.first().is_some_and(|seen| index.amounts.is_raised(seen.user.0));
+        let passed_over = || passed_over(index, line).filter(|_| !journal.doubtful && !is_raised);
         let Some((first, second)) = out_of_order(line).or_else(passed_over) else { continue };
         let ((coupon, before), (_, after)) = (first.user, second.user);
         let summary = format!(

@@ -5,7 +5,7 @@ use super::violation::{Check, Excerpt, Findings};
 
 pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
     let state = &index.round.state;
-    for end in state.partitions.iter().filter(|end| end.stream_last != Some(end.cursor)) {
+    for end in state.partitions.iter().filter(|end| !end.is_quiet()) {
         let (partition, cursor) = (end.partition, end.cursor);
         let summary = match end.stream_last {
             Some(last) => format!("partition {partition} is read to {cursor}, its stream ends at {last}"),

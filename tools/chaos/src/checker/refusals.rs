@@ -1,11 +1,11 @@
 //! No false refusal: 409, 400 and 404 agree with the final state and with real time.
 //!
-//! A refusal is about some moment between the start and the end of its request. Stock never comes back
-//! and claims never go away, so each refusal can be compared with what came later.
+//! A refusal is about some moment between the start and the end of its request. Claims never go away, and stock only
+//! comes when it is raised by hand, so each refusal can be compared with what came later.
 
 use super::index::{CouponUser, Index, can_have_won};
 use super::violation::{Check, Excerpt, Findings};
-use crate::history::{Endpoint, Op, Verdict};
+use crate::history::{ClaimRow, Endpoint, Op, Verdict};
 
 pub(super) fn check(index: &Index<'_>, findings: &mut Findings) {
     for op in &index.round.ops {
@@ -47,7 +47,8 @@ fn already_claimed<'a>(index: &Index<'a>, op: &'a Op, user: CouponUser<'_>, find
     }
 }
 
-/// No stock may be left, every winner must have asked before this answer, and this user must not be one.
+/// As many must have won as there were at least when the request began. All of them must have asked before this answer,
+/// and this user must not be one of them.
 fn sold_out(index: &Index<'_>, op: &Op, user: CouponUser<'_>, findings: &mut Findings) {
     let mut add = |summary, excerpt| findings.add(Check::FalseSoldOut, summary, excerpt);
     let excerpt = Excerpt::default().op(op);
@@ -55,10 +56,13 @@ fn sold_out(index: &Index<'_>, op: &Op, user: CouponUser<'_>, findings: &mut Fin
     let Some(coupon) = index.coupons.get(user.0) else {
         return add(format!("coupon {:?} was called sold out, but does not exist", user.0), excerpt);
     };
-    if coupon.remaining > 0 {
-        let left = coupon.remaining;
+    let least = index.amounts.least(coupon, op.start_us);
+    let left = coupon.remaining - (coupon.amount - least);
+    let had_it = |row: &&&ClaimRow| row.position <= least && !index.is_by_hand(user);
+    let rows = &rows[..rows.len().min(usize::try_from(least).unwrap_or_default())];
+    if left > 0 {
         add(format!("coupon {:?} was called sold out, but {left} are left", user.0), excerpt);
-    } else if let Some(row) = index.row_of.get(&user).filter(|_| !index.is_by_hand(user)) {
+    } else if let Some(row) = index.row_of.get(&user).filter(had_it) {
         let summary = format!("user {:?} was told that {:?} is sold out, but has it", user.1, user.0);
         add(summary, excerpt.rows([*row]));
     } else if let Some(row) = index.started_from(rows, op.end_us) {

@@ -19,8 +19,10 @@ fn wrong(index: &Index<'_>, op: &Op, view: &CouponView) -> Option<String> {
     let Some(coupon) = index.coupons.get(op.coupon.as_str()) else {
         return Some("but does not exist".into());
     };
-    if i64::try_from(*amount) != Ok(coupon.amount) {
-        return Some(format!("with amount {amount}, not {}", coupon.amount));
+    let possible = index.amounts.least(coupon, op.start_us)..=index.amounts.most(coupon, op.end_us);
+    let is_possible = |amount: i64| possible.contains(&amount) && index.amounts.all(coupon).contains(&amount);
+    if !i64::try_from(*amount).is_ok_and(is_possible) {
+        return Some(format!("with amount {amount}, not {possible:?}"));
     }
     if *amount != remaining + claimed_by.len() as u64 {
         return Some(format!("with {remaining} of {amount} left and {} claims", claimed_by.len()));

@@ -41,12 +41,18 @@ pub enum Check {
     FalseCreation,
     /// The same key always gets the same outcome.
     SameKey,
+    /// A claim's id belongs to one coupon and one user; without a key, to one request.
+    ClaimId,
     /// What a client is shown of a coupon was true at some moment of its request.
     FalseView,
     /// Only answers of the contract, with the headers it promises.
     Contract,
     /// A definite answer within the promised time after healing.
     Unsettled,
+    /// No claim is called pending after everything that was queued has been applied.
+    FalsePending,
+    /// Nothing is passed over in a queue from which no fault took messages, and no error is logged without a cause.
+    Loss,
     /// Every partition is read to the end of its stream.
     Cursor,
     /// No database session is idle in an open transaction.

@@ -31,6 +31,8 @@ struct Body {
     code: Option<String>,
     status: serde_json::Value,
     claim_id: Option<String>,
+    coupon_name: Option<String>,
+    user_id: Option<String>,
     position: Option<u64>,
     amount: Option<u64>,
     remaining_amount: Option<u64>,
@@ -105,6 +107,8 @@ fn read(response: &client::Response<Bytes>) -> Result<Response, String> {
         // A problem's own `status` is a number; a claim's is a word.
         code: body.code.or_else(|| body.status.as_str().map(str::to_owned)),
         claim_id: body.claim_id,
+        coupon: body.coupon_name,
+        user: body.user_id,
         position: body.position,
         location: header(LOCATION),
         retry_after_s: header(RETRY_AFTER).and_then(|text| text.parse().ok()),

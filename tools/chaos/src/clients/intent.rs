@@ -8,6 +8,10 @@ use super::http::Request;
 use super::plan::Plan;
 use crate::history::Endpoint;
 
+/// The share of keys that many claims have in common, and how many different ones there are.
+const SHARED_KEY_SHARE: f64 = 0.3;
+const SHARED_KEYS: u32 = 4;
+
 #[derive(Debug, Clone)]
 pub(super) struct Intent {
     /// The coupon's number in the plan.
@@ -36,7 +40,7 @@ impl Intent {
                     0 => format!("shared {}", rng.random_range(0..50)),
                     _ => format!("user {client}.{fresh}"),
                 };
-                let key = (roll < 65).then(|| Uuid::from_u128(rng.random()).to_string());
+                let key = (roll < 65).then(|| draw_key(rng));
                 let settles = key.is_some() || roll < 85;
                 Action::Claim { user, key, settles }
             }
@@ -99,6 +103,14 @@ impl Intent {
             Action::Show => get(format!("/api/coupons/{}", encoded(name))),
         }
     }
+}
+
+/// Some keys are used by everybody. Together with other users and coupons they are other claims.
+fn draw_key(rng: &mut StdRng) -> String {
+    if rng.random_bool(SHARED_KEY_SHARE) {
+        return format!("key {}", rng.random_range(0..SHARED_KEYS));
+    }
+    Uuid::from_u128(rng.random()).to_string()
 }
 
 /// Percent-encodes all but letters and digits.

@@ -15,6 +15,9 @@ const LASTING_AMOUNT: u32 = 1_000_000;
 /// while all users are new, so there are rounds of both kinds.
 const REPEAT_SHARES: [f64; 4] = [0.02, 0.05, 0.4, 0.7];
 
+/// The longest pause of a client between two intents, in most rounds.
+const PAUSE_MS_MAX: u64 = 80;
+
 /// Names that are tried to find one that belongs to a certain partition.
 const NAMES_MAX: u32 = 1_000;
 
@@ -39,6 +42,13 @@ pub(crate) struct Coupon {
     pub(crate) created_twice: bool,
 }
 
+impl Coupon {
+    /// Whether no round uses it up.
+    pub(crate) fn lasts(&self) -> bool {
+        self.amount == LASTING_AMOUNT
+    }
+}
+
 /// All coupons of a round.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Plan {
@@ -47,6 +57,8 @@ pub(crate) struct Plan {
     pub(crate) coupons: Vec<Coupon>,
     /// The share of intents that are repetitions.
     pub(crate) repeat_share: f64,
+    /// The longest pause of a client between two intents.
+    pub(crate) pause_ms_max: u64,
 }
 
 impl Plan {
@@ -55,7 +67,8 @@ impl Plan {
     pub(crate) fn draw(seed: u64, round: u32, length_ms: u64, partitions: u32) -> Self {
         let mut rng = StdRng::seed_from_u64(seed ^ (u64::from(round) << 32));
         let repeat_share = REPEAT_SHARES[rng.random_range(0..REPEAT_SHARES.len())];
-        let mut plan = Self { prefix: format!("round {round}: "), coupons: Vec::new(), repeat_share };
+        let prefix = format!("round {round}: ");
+        let mut plan = Self { prefix, coupons: Vec::new(), repeat_share, pause_ms_max: PAUSE_MS_MAX };
         for amounts in [30..150, 150..600, 600..1_500] {
             let name = plan.name("hot", &mut rng);
             plan.add(name, rng.random_range(amounts), 8, 0, &mut rng);

@@ -12,6 +12,35 @@ pub(crate) struct Binaries {
     pub(crate) worker: PathBuf,
 }
 
+/// Which of two versions of a program a process runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Version {
+    Old,
+    New,
+}
+
+impl Version {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Old => "old",
+            Self::New => "new",
+        }
+    }
+}
+
+/// The programs under test, and those of an older version if the two are to be mixed.
+#[derive(Debug, Clone)]
+pub(crate) struct Versions {
+    pub(crate) new: Binaries,
+    pub(crate) old: Option<Binaries>,
+}
+
+impl From<Binaries> for Versions {
+    fn from(new: Binaries) -> Self {
+        Self { new, old: None }
+    }
+}
+
 impl Binaries {
     /// Takes both from a folder; without one, builds them as this program was built.
     pub(crate) fn find(folder: Option<&Path>) -> anyhow::Result<Self> {

@@ -1,24 +1,23 @@
 //! Gives each process its binary, its links and its settings.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use servers::port;
 use servers::process::Program;
 use servers::stack::{NatsPasswords, NatsUser};
 
-use super::binaries::Binaries;
-use super::node::Node;
+use super::binaries::{Binaries, Versions};
+use super::node::{Node, Programs};
 use crate::proxy::{Protocol, Proxy, Tap};
 use crate::schedule::Shape;
 
-/// How long an API waits for an outcome before it answers 202. Shorter than the default, so that pauses of a
-/// second or two lead there.
-const CLAIM_TIMEOUT_MS: u64 = 1_500;
+/// Shorter than the default, so that applied messages are purged while partitions change hands.
+const PURGE_INTERVAL_MS: &str = "200";
 
 /// What nodes are made from.
 pub(super) struct NodeBuilder<'a> {
-    pub(super) binaries: &'a Binaries,
+    pub(super) versions: &'a Versions,
     pub(super) folder: &'a Path,
     pub(super) passwords: &'a NatsPasswords,
     pub(super) shape: Shape,
@@ -31,24 +30,25 @@ pub(super) struct NodeBuilder<'a> {
 impl NodeBuilder<'_> {
     pub(super) async fn api(&self, number: u32) -> anyhow::Result<Node> {
         let port = port::free()?;
-        let settings = [
-            ("HOST", "127.0.0.1"),
-            ("PORT", &port.to_string()),
-            ("CLAIM_TIMEOUT_MS", &CLAIM_TIMEOUT_MS.to_string()),
-        ];
+        let timeouts_ms = self.shape.claim_timeouts_ms;
+        let timeout_ms = timeouts_ms[number as usize % timeouts_ms.len()].to_string();
+        let settings =
+            [("HOST", "127.0.0.1"), ("PORT", &port.to_string()), ("CLAIM_TIMEOUT_MS", &timeout_ms)];
         let name = format!("api-{number}");
-        self.node(name, &self.binaries.api, NatsUser::Api, &settings, Some(loopback(port))).await
+        self.node(name, |binaries| &binaries.api, NatsUser::Api, &settings, Some(loopback(port))).await
     }
 
     pub(super) async fn worker(&self, number: u32) -> anyhow::Result<Node> {
-        let settings = [("LEASE_MS", &*self.shape.lease_ms.to_string())];
-        self.node(format!("worker-{number}"), &self.binaries.worker, NatsUser::Worker, &settings, None).await
+        let lease_ms = self.shape.lease_ms.to_string();
+        let settings = [("LEASE_MS", &*lease_ms), ("PURGE_INTERVAL_MS", PURGE_INTERVAL_MS)];
+        let name = format!("worker-{number}");
+        self.node(name, |binaries| &binaries.worker, NatsUser::Worker, &settings, None).await
     }
 
     async fn node(
         &self,
         name: String,
-        path: &Path,
+        path: fn(&Binaries) -> &PathBuf,
         user: NatsUser,
         settings: &[(&str, &str)],
         http: Option<SocketAddr>,
@@ -60,18 +60,23 @@ impl NodeBuilder<'_> {
         let database_url = self
             .database_url
             .replace(&format!(":{}/", self.postgres.port()), &format!(":{}/", postgres.addr().port()));
-        let program = Program::new(path, self.folder.join(format!("{name}.log")))
-            .clean_env()
-            .folder(self.folder)
-            .env("DATABASE_URL", database_url)
-            .env("NATS_URL", format!("nats://{}", nats.addr()))
-            .env("NATS_USER", user.name())
-            .env("NATS_PASSWORD", self.passwords.of(user))
-            .env("PARTITIONS", self.shape.partitions.to_string())
-            .env("LOG_FORMAT", "json")
-            .env("OPS_PORT", "0")
-            .envs(settings.iter().copied());
-        Ok(Node::new(name, program, nats, postgres, http))
+        let log = self.folder.join(format!("{name}.log"));
+        let program = |binaries| {
+            Program::new(path(binaries), &log)
+                .clean_env()
+                .folder(self.folder)
+                .env("DATABASE_URL", &database_url)
+                .env("NATS_URL", format!("nats://{}", nats.addr()))
+                .env("NATS_USER", user.name())
+                .env("NATS_PASSWORD", self.passwords.of(user))
+                .env("PARTITIONS", self.shape.partitions.to_string())
+                .env("LOG_FORMAT", "json")
+                .env("OPS_PORT", "0")
+                .envs(settings.iter().copied())
+        };
+        let programs =
+            Programs { new: program(&self.versions.new), old: self.versions.old.as_ref().map(program) };
+        Ok(Node::new(name, programs, nats, postgres, http, log))
     }
 }
 

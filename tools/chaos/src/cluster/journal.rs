@@ -27,6 +27,8 @@ pub(crate) fn wall_clock_ns() -> u64 {
 struct Seen {
     messages: BTreeMap<u32, BTreeMap<StoredAt, Content>>,
     losses: BTreeMap<u32, Vec<Loss>>,
+    /// How many deliveries were discarded.
+    discarded: BTreeMap<u32, u64>,
     /// Partitions with a loss at an unknown moment.
     doubtful: BTreeSet<u32>,
 }
@@ -50,6 +52,7 @@ impl StreamRecorder {
                     let messages = seen.messages.entry(partition).or_default();
                     let content = messages.entry(at).or_insert_with(|| content(&tapped.payload));
                     content.sent_ns = wall_clock_ns();
+                    *seen.discarded.entry(partition).or_default() += u64::from(tapped.is_lost);
                 }
             }
         });
@@ -79,7 +82,8 @@ impl StreamRecorder {
         let losses = seen.losses.entry(partition).or_default().clone();
         let (messages, generation) = generations(seen.messages.entry(partition).or_default(), losses);
         let complete = !self.tap.is_lossy() && !doubtful;
-        (Journal { partition, complete, doubtful, messages }, generation)
+        let discarded = seen.discarded.get(&partition).copied().unwrap_or_default();
+        (Journal { partition, complete, doubtful, discarded, messages }, generation)
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
@@ -128,6 +132,7 @@ mod tests {
             subject: Bytes::from_static(subject.as_bytes()),
             reply: Some(Bytes::from_static(reply.as_bytes())),
             payload: Bytes::new(),
+            is_lost: false,
         };
         let at = StoredAt { stored_ns: 1_700, sequence: 42 };
         let old = tapped("claims.3", "$JS.ACK.CLAIMS-3.worker-x.1.42.7.1700.0");

@@ -1,6 +1,7 @@
 //! One API or worker process, and its links.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::PoisonError;
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
+use super::binaries::Version;
+use super::error_log::ErrorLog;
+use crate::history::LogLine;
 use crate::proxy::Proxy;
 
 /// How long an orderly stop may take.
@@ -38,13 +42,22 @@ pub(crate) struct Node {
     pub(crate) postgres: Proxy,
     /// Where it listens, if it is an API.
     pub(crate) http: Option<SocketAddr>,
-    program: Program,
+    programs: Programs,
     state: Mutex<State>,
     unexpected_ends: std::sync::Mutex<Vec<String>>,
+    error_log: ErrorLog,
+}
+
+/// What a node runs.
+#[derive(Debug)]
+pub(super) struct Programs {
+    pub(super) new: Program,
+    pub(super) old: Option<Program>,
 }
 
 #[derive(Debug)]
 struct State {
+    version: Version,
     child: Option<Child>,
     stops: u32,
     pauses: u32,
@@ -54,13 +67,16 @@ impl Node {
     /// A node that is stopped once, until [`Node::start`].
     pub(super) fn new(
         name: String,
-        program: Program,
+        programs: Programs,
         nats: Proxy,
         postgres: Proxy,
         http: Option<SocketAddr>,
+        log: PathBuf,
     ) -> Self {
-        let state = Mutex::new(State { child: None, stops: 1, pauses: 0 });
-        Self { name, nats, postgres, http, program, state, unexpected_ends: std::sync::Mutex::default() }
+        let version = if programs.old.is_some() { Version::Old } else { Version::New };
+        let state = Mutex::new(State { version, child: None, stops: 1, pauses: 0 });
+        let (unexpected_ends, error_log) = (std::sync::Mutex::default(), ErrorLog::new(log));
+        Self { name, nats, postgres, http, programs, state, unexpected_ends, error_log }
     }
 
     /// Stops the process until [`Node::start`].
@@ -126,9 +142,25 @@ impl Node {
         Ok(())
     }
 
+    /// The version that it runs, or will run when it is started.
+    pub(crate) async fn version(&self) -> Version {
+        self.state.lock().await.version
+    }
+
+    /// Runs this version from its next start on.
+    pub(crate) async fn set_version(&self, version: Version) {
+        self.state.lock().await.version = version;
+    }
+
     /// Takes the unexpected ends since the last call: status and last line of the log.
     pub(crate) fn take_unexpected_ends(&self) -> Vec<String> {
         std::mem::take(&mut *self.unexpected_ends.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Takes the errors that it has logged since the last call.
+    pub(crate) fn take_errors(&self) -> std::io::Result<Vec<LogLine>> {
+        let lines = self.error_log.take()?.into_iter();
+        Ok(lines.map(|text| LogLine { process: self.name.clone(), text }).collect())
     }
 
     /// Its process id, while it runs.
@@ -138,7 +170,11 @@ impl Node {
 
     async fn start_if_due(&self, state: &mut State) -> Result<(), servers::Error> {
         if state.stops == 0 && state.child.is_none() {
-            let child = self.program.spawn().await?;
+            let program = match (state.version, &self.programs.old) {
+                (Version::Old, Some(old)) => old,
+                _ => &self.programs.new,
+            };
+            let child = program.spawn().await?;
             if state.pauses > 0 {
                 child.pause().await;
             }

@@ -23,6 +23,9 @@ const COMMITS_MAX: u64 = 4;
 /// How many frames one injection discards.
 const FRAMES_MAX: u64 = 40;
 
+/// One in so many deliveries is discarded.
+const DELIVERIES_ONE_IN: RangeInclusive<u32> = 2..=10;
+
 /// How long a delivery is held.
 const HOLD_MS: RangeInclusive<u64> = 50..=900;
 
@@ -63,6 +66,11 @@ fn rules(fault: Fault, rng: &mut StdRng) -> Vec<Rule> {
         // An API's inbox has one branch for acknowledgements and one for workers' replies.
         Fault::PublishAckLost => vec![lost(frames(".a."), rng)],
         Fault::ReplyLost => vec![lost(frames(".r."), rng)],
+        Fault::DeliveryLost => {
+            let one_in = rng.random_range(DELIVERIES_ONE_IN);
+            let (direction, matcher) = (Direction::ToClient, frames("claims."));
+            vec![Rule::FramesLost { direction, matcher, times: FRAMES_MAX, one_in }]
+        }
         Fault::DeliveryDelayed => {
             let hold = Duration::from_millis(rng.random_range(HOLD_MS));
             vec![Rule::FramesHeld { direction: Direction::ToClient, matcher: frames("claims."), hold }]
@@ -86,7 +94,8 @@ fn any_direction(rng: &mut StdRng) -> Direction {
 }
 
 fn lost(matcher: Matcher, rng: &mut StdRng) -> Rule {
-    Rule::FramesLost { direction: Direction::ToClient, matcher, times: rng.random_range(1..=FRAMES_MAX) }
+    let times = rng.random_range(1..=FRAMES_MAX);
+    Rule::FramesLost { direction: Direction::ToClient, matcher, times, one_in: 1 }
 }
 
 async fn cut_repeatedly(link: &Proxy, duration: Duration, rng: &mut StdRng) -> u64 {

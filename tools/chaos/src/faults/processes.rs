@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use super::injector::Injector;
 use crate::cluster::{Loss, Node, Stop, wall_clock_ns};
+use crate::history::EventKind;
 use crate::schedule::Server;
 
 /// The longest pause between two processes that are killed, or started, one after the other.
@@ -117,6 +118,7 @@ impl Injector {
 
     /// Kills nats-server, copies its files, lets it run for a while, and puts the copy back.
     pub(super) async fn restore_queue(&self, duration: Duration) -> anyhow::Result<()> {
+        self.every_queue_loses()?;
         let mut nats = self.cluster.nats.lock().await;
         let (live, copy) = (nats.folder().join("jetstream"), nats.folder().join("jetstream.copy"));
         nats.kill().await?;
@@ -135,9 +137,18 @@ impl Injector {
         Ok(nats.restart().await?)
     }
 
+    /// Records that any message may be lost.
+    fn every_queue_loses(&self) -> std::io::Result<u64> {
+        let partitions = (0..self.cluster.shape.partitions).collect();
+        self.log.event(EventKind::QueueLoses { partitions })
+    }
+
     /// Leaves no room under a server, and then frees it.
     pub(super) async fn fill_disk(&self, server: Server, duration: Duration) -> anyhow::Result<()> {
         let Some(disk) = self.cluster.disk(server) else { return Ok(()) };
+        if server == Server::Nats {
+            self.every_queue_loses()?;
+        }
         disk.fill().await?;
         sleep(duration).await;
         disk.free()?;

@@ -11,7 +11,9 @@ use common::partition::PartitionId;
 use common::stream;
 use rand::RngExt;
 use rand::rngs::StdRng;
+use serde_json::Value;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use super::injector::Injector;
 use crate::clients::name_in;
@@ -37,6 +39,15 @@ const UNDECODABLE: [&str; 6] = [
     r#"{"version":1,"batch_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61c","commands":[{"unclaim":{}}]}"#,
 ];
 
+/// Commands that no worker understands, for different reasons: their names, their shapes, what is in them.
+const UNKNOWN_COMMANDS: [&str; 5] = [
+    r#"{"unclaim":{"claim_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61a"}}"#,
+    r#"{"claim":{"claim_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61a"}}"#,
+    r#"{"claim":{"claim_id":"6f1d0e5c-93b4-4c3e-9b1f-52a87d40c61a","user_id":"","coupon_name":"x"}}"#,
+    "null",
+    "7",
+];
+
 impl Injector {
     /// Publishes copies of the stream's last messages.
     pub(super) async fn duplicate_messages(
@@ -51,7 +62,11 @@ impl Injector {
         let mut hits = 0;
         for sequence in first..=state.last_sequence {
             let Ok(Ok(message)) = timeout(LIMIT, stream.get_raw_message(sequence)).await else { continue };
-            if let Ok(batch) = Batch::decode(&message.payload) {
+            let batch = Batch::decode(&message.payload);
+            if batch.as_ref().map_or(true, |batch| batch.commands.iter().any(Result::is_err)) {
+                self.log.event(EventKind::NotUnderstood { partition: partition.number() })?;
+            }
+            if let Ok(batch) = batch {
                 let claims = batch.claims().map(recorded).collect();
                 self.log.event(EventKind::Injected { claims, copies: true })?;
             }
@@ -61,13 +76,18 @@ impl Injector {
     }
 
     /// Publishes what no worker understands.
-    pub(super) async fn publish_undecodable(&self, partition: PartitionId, rng: &mut StdRng) -> u64 {
+    pub(super) async fn publish_undecodable(
+        &self,
+        partition: PartitionId,
+        rng: &mut StdRng,
+    ) -> anyhow::Result<u64> {
+        self.log.event(EventKind::NotUnderstood { partition: partition.number() })?;
         let mut hits = 0;
         for _ in 0..rng.random_range(1..=3) {
             let payload = UNDECODABLE[rng.random_range(0..UNDECODABLE.len())];
             hits += self.publish(partition, HeaderMap::new(), payload.into()).await;
         }
-        hits
+        Ok(hits)
     }
 
     /// Publishes a batch that no API sent: strangers, one of them twice, a coupon that does not exist, and a
@@ -79,9 +99,15 @@ impl Injector {
         let missing = name_in("no such coupon", partition.number(), self.cluster.shape.partitions);
         names.extend(missing.and_then(|name| CouponName::new(&name).ok()));
 
-        let mut writer = BatchWriter::new(1024);
+        let mut commands: Vec<Value> = Vec::new();
         let mut claims = Vec::new();
+        // The good claims of a message are applied, whatever else is in it.
+        let is_poisoned = rng.random_bool(0.5);
         for number in 0..rng.random_range(1..=FORGED_MAX) {
+            if is_poisoned {
+                let unknown = UNKNOWN_COMMANDS[rng.random_range(0..UNKNOWN_COMMANDS.len())];
+                commands.push(serde_json::from_str(unknown)?);
+            }
             let stranger = format!("stranger {}", rng.random_range(0..=number));
             let (Some(coupon_name), Ok(user_id)) =
                 (names.get(rng.random_range(0..names.len().max(1))), UserId::new(&stranger))
@@ -91,7 +117,7 @@ impl Injector {
             let claim =
                 message::Claim { claim_id: ClaimId::random(), user_id, coupon_name: coupon_name.clone() };
             claims.push(recorded(&claim));
-            writer.push(&Command::Claim(claim), usize::MAX);
+            commands.push(serde_json::to_value(Command::Claim(claim))?);
         }
         if claims.is_empty() {
             return Ok(0);
@@ -102,17 +128,39 @@ impl Injector {
             1 => headers.insert(REPLY_HEADER, "replies.nobody.r.1"),
             _ => headers.insert(REPLY_HEADER, format!("claims.{partition}").as_str()),
         }
+        if is_poisoned {
+            self.log.event(EventKind::NotUnderstood { partition: partition.number() })?;
+        }
         self.log.event(EventKind::Injected { claims, copies: false })?;
-        let (_, payload) = writer.finish();
-        Ok(self.publish(partition, headers, payload).await)
+        let batch = Batch { version: message::VERSION, batch_id: Uuid::new_v4(), commands };
+        Ok(self.publish(partition, headers, serde_json::to_vec(&batch)?).await)
+    }
+
+    /// Publishes a claim of no coupon to each partition. After a message that was not delivered another one has to come,
+    /// so that the worker sees the gap; a server that loses none never leaves it waiting.
+    pub(crate) async fn publish_everywhere(&self) -> anyhow::Result<()> {
+        let partitions = self.cluster.shape.partitions;
+        for partition in 0..partitions {
+            let name =
+                name_in("no such coupon", partition, partitions).context("no name for the partition")?;
+            let (user_id, coupon_name) = (UserId::new("stranger")?, CouponName::new(&name)?);
+            let claim = message::Claim { claim_id: ClaimId::random(), user_id, coupon_name };
+            self.log.event(EventKind::Injected { claims: vec![recorded(&claim)], copies: false })?;
+            let mut writer = BatchWriter::new(1024);
+            writer.push(&Command::Claim(claim), usize::MAX);
+            let (_, payload) = writer.finish();
+            self.publish(PartitionId::new(partition), HeaderMap::new(), payload).await;
+        }
+        Ok(())
     }
 
     /// Purges a stream up to its last message, applied or not.
-    pub(super) async fn purge_stream(&self, partition: PartitionId) -> u64 {
+    pub(super) async fn purge_stream(&self, partition: PartitionId) -> anyhow::Result<u64> {
         let before_ns = wall_clock_ns();
-        let Some(stream) = self.stream(partition).await else { return 0 };
+        let Some(stream) = self.stream(partition).await else { return Ok(0) };
         let last = stream.cached_info().state.last_sequence;
         let waiting = self.waiting(partition, last).await;
+        self.log.event(EventKind::QueueLoses { partitions: vec![partition.number()] })?;
         match timeout(LIMIT, stream.purge().sequence(last + 1)).await {
             Ok(Ok(_)) => {
                 let loss = Loss::Purged { before_ns, at_ns: wall_clock_ns(), last };
@@ -121,16 +169,17 @@ impl Injector {
             // It may have been purged all the same.
             Ok(Err(_)) | Err(_) => self.cluster.recorder.may_have_lost(partition.number()),
         }
-        waiting
+        Ok(waiting)
     }
 
     /// Deletes a stream.
-    pub(super) async fn delete_stream(&self, partition: PartitionId) -> u64 {
-        let Some(stream) = self.stream(partition).await else { return 0 };
+    pub(super) async fn delete_stream(&self, partition: PartitionId) -> anyhow::Result<u64> {
+        let Some(stream) = self.stream(partition).await else { return Ok(0) };
         let waiting = self.waiting(partition, stream.cached_info().state.last_sequence).await;
+        self.log.event(EventKind::QueueLoses { partitions: vec![partition.number()] })?;
         // Whether it is gone shows by what comes after.
         let _ = timeout(LIMIT, self.cluster.queue.delete_stream(stream::name(partition))).await;
-        waiting
+        Ok(waiting)
     }
 
     async fn stream(&self, partition: PartitionId) -> Option<Stream> {

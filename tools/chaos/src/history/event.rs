@@ -30,7 +30,12 @@ pub enum EventKind {
         /// Its number.
         round: u32,
     },
-    /// Every client has its outcome; the final state follows.
+    /// Every client has its outcome, and every queue has been applied to its end. From here on nothing is pending.
+    RoundQuiet {
+        /// Its number.
+        round: u32,
+    },
+    /// All receipts have been asked about; the final state follows.
     RoundEnd {
         /// Its number.
         round: u32,
@@ -57,6 +62,34 @@ pub enum EventKind {
         claims: Vec<Claim>,
         /// Whether they are copies of claims that clients had sent, and so ask for nothing new.
         copies: bool,
+    },
+    /// From here on the streams of these partitions may lose messages.
+    QueueLoses {
+        /// The partitions.
+        partitions: Vec<u32>,
+    },
+    /// A message is about to be published that workers do not understand, in whole or in part.
+    NotUnderstood {
+        /// Its partition.
+        partition: u32,
+    },
+    /// A process is about to be started as another version.
+    Replaced {
+        /// The process.
+        process: String,
+        /// `old` or `new`.
+        version: String,
+    },
+    /// The stock of a coupon was raised by hand: `amount` and `remaining_amount` together.
+    StockRaised {
+        /// The coupon.
+        coupon: String,
+        /// By how much.
+        by: i64,
+        /// When the statement was sent; the time of the event is that of its answer.
+        begin_us: u64,
+        /// Whether it was answered. If not, it may have been carried out later, or never.
+        certain: bool,
     },
     /// A claim is about to be written into the database by hand.
     ByHand {

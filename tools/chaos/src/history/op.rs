@@ -100,6 +100,12 @@ pub struct Response {
     /// The claim's id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim_id: Option<String>,
+    /// The coupon that a claim's body names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coupon: Option<String>,
+    /// The user that it names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
     /// The claim's number in its coupon.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<u64>,

@@ -39,6 +39,12 @@ impl Round {
         let healed = |event: &&Event| matches!(event.kind, EventKind::RoundHealed { .. });
         self.events.iter().rfind(healed).map(|event| event.at_us)
     }
+
+    /// When every queue was seen to be applied to its end after the last request for a claim.
+    pub fn quiet_us(&self) -> Option<u64> {
+        let quiet = |event: &&Event| matches!(event.kind, EventKind::RoundQuiet { .. });
+        self.events.iter().rfind(quiet).map(|event| event.at_us)
+    }
 }
 
 /// Gathers entries into rounds: one starts with its `RoundBegin` and is complete with its final state.
@@ -68,6 +74,11 @@ impl RoundBuilder {
             }
         }
         None
+    }
+
+    /// The requests of the round under way.
+    pub(crate) fn ops(&self) -> &[Op] {
+        &self.round.ops
     }
 
     /// The rounds that have begun and are not complete.

@@ -15,10 +15,23 @@ pub struct FinalState {
     pub journals: Vec<Journal>,
     /// How far each partition was read, and how far it goes.
     pub partitions: Vec<PartitionEnd>,
+    /// What became of each partition's queue.
+    #[serde(default)]
+    pub queues: Vec<Queue>,
+    /// The errors that the processes logged.
+    #[serde(default)]
+    pub errors: Vec<LogLine>,
     /// Database sessions in an open transaction.
     pub idle_in_transaction: Vec<Session>,
     /// Values that must be within their limits again: memory, connections.
     pub gauges: Vec<Gauge>,
+}
+
+impl FinalState {
+    /// Whether every partition was applied to the end of its stream.
+    pub fn is_quiet(&self) -> bool {
+        self.partitions.iter().all(PartitionEnd::is_quiet)
+    }
 }
 
 /// A coupon's row.
@@ -61,6 +74,9 @@ pub struct Journal {
     /// moment: a purge without an answer. Such a journal is not complete.
     #[serde(default)]
     pub doubtful: bool,
+    /// How many deliveries a fault kept from their worker. The messages are in the journal all the same.
+    #[serde(default)]
+    pub discarded: u64,
     /// The messages, by (generation, sequence).
     pub messages: Vec<Message>,
 }
@@ -101,6 +117,35 @@ pub struct PartitionEnd {
     pub cursor: u64,
     /// The last sequence number of the stream; nothing if there is no stream.
     pub stream_last: Option<u64>,
+}
+
+impl PartitionEnd {
+    /// Whether it was applied to the end of its stream.
+    pub fn is_quiet(&self) -> bool {
+        self.stream_last == Some(self.cursor)
+    }
+}
+
+/// What became of a partition's queue during the round, as the workers saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queue {
+    /// The partition.
+    pub partition: u32,
+    /// The generation in the table `partitions` when the round began.
+    pub generation_before: u64,
+    /// The same at its end.
+    pub generation_after: u64,
+    /// Whether the stream still holds the last message that was applied, with which the next owner compares it.
+    pub holds_last: bool,
+}
+
+/// A line of a process's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogLine {
+    /// The process.
+    pub process: String,
+    /// The line.
+    pub text: String,
 }
 
 /// A database session.

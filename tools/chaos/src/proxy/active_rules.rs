@@ -168,8 +168,11 @@ impl ActiveRules {
     /// Whether a frame is to be discarded.
     pub(super) fn loses(&self, way: Direction, frame: &Frame) -> bool {
         self.any(|active| match &active.rule {
-            Rule::FramesLost { direction, matcher, .. } => {
-                *direction == way && frame.matches(matcher) && active.spend_one()
+            Rule::FramesLost { direction, matcher, one_in, .. } => {
+                *direction == way
+                    && frame.matches(matcher)
+                    && rand::rng().random_ratio(1, (*one_in).max(1))
+                    && active.spend_one()
             }
             _ => false,
         })

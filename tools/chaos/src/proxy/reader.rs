@@ -121,10 +121,11 @@ impl Reader<'_, '_> {
             // Nothing was committed, so there is no answer to lose: the rule waits for another.
             Kind::Failed if lost.swap(false, Ordering::AcqRel) => link.rules.restore_commit_answer(),
             Kind::Message { .. } => {
+                let is_lost = link.rules.loses(self.direction, &frame);
                 if let Some(tap) = self.tap() {
-                    tap.take(&frame);
+                    tap.take(&frame, is_lost);
                 }
-                if link.rules.loses(self.direction, &frame) {
+                if is_lost {
                     link.stats.frames_lost.add(1);
                 } else if let Some(until) = self.held_until(&frame) {
                     self.hold(frame, until);

@@ -45,8 +45,8 @@ pub(crate) enum Rule {
     /// Postgres: a statement that commits claims or a coupon reaches the server, its answer is discarded, and
     /// the connection is cut; so many times.
     CommitAnswerLost { times: u64 },
-    /// NATS: so many frames that match are discarded.
-    FramesLost { direction: Direction, matcher: Matcher, times: u64 },
+    /// NATS: so many frames that match are discarded, each with a chance of one in `one_in`.
+    FramesLost { direction: Direction, matcher: Matcher, times: u64, one_in: u32 },
     /// NATS: frames that match are held for a time, while others overtake them. Frames of the same
     /// subscription keep their order, as a server would keep it.
     FramesHeld { direction: Direction, matcher: Matcher, hold: Duration },

@@ -20,6 +20,8 @@ pub(crate) struct Tapped {
     pub(crate) reply: Option<Bytes>,
     /// Its payload, without headers.
     pub(crate) payload: Bytes,
+    /// Whether a fault discards it.
+    pub(crate) is_lost: bool,
 }
 
 /// Where the copies go. Clones share one queue, so that several proxies can have the same.
@@ -49,10 +51,11 @@ impl Tap {
     }
 
     /// Takes a copy of a message.
-    pub(super) fn take(&self, frame: &Frame) {
+    pub(super) fn take(&self, frame: &Frame, is_lost: bool) {
         if let Kind::Message { subject, reply, payload, headers, .. } = &frame.kind {
             let payload = payload.slice((*headers).min(payload.len())..);
-            let tapped = Tapped { subject: subject.clone(), reply: reply.clone(), payload };
+            let (subject, reply) = (subject.clone(), reply.clone());
+            let tapped = Tapped { subject, reply, payload, is_lost };
             if self.sender.try_send(tapped).is_err() {
                 self.overflowed.store(true, Ordering::Relaxed);
             }
@@ -76,15 +79,15 @@ mod tests {
         let kind = Kind::Message { subject, subscription: None, reply: None, payload, headers: 0 };
         let frame = Frame { bytes: Bytes::new(), kind };
         for _ in 0..TAPPED_MAX {
-            tap.take(&frame);
+            tap.take(&frame, false);
         }
         assert!(!tap.is_lossy());
-        tap.take(&frame);
+        tap.take(&frame, false);
         assert!(tap.is_lossy());
 
         tap.reset_overflow();
         tapped.try_recv().unwrap();
-        tap.take(&frame);
+        tap.take(&frame, false);
         assert!(!tap.is_lossy());
 
         tap.miss();

@@ -215,7 +215,12 @@ async fn a_statement_that_failed_is_no_commit_whose_answer_could_be_lost() {
 async fn chosen_frames_are_lost_and_no_others() {
     let mut link = link(Protocol::Nats).await;
     let matcher = Matcher { subject: Some("_INBOX".into()), payload: Some("\"seq\"".into()) };
-    let rule = link.proxy.add_rule(Rule::FramesLost { direction: Direction::ToClient, matcher, times: 1 });
+    let rule = link.proxy.add_rule(Rule::FramesLost {
+        direction: Direction::ToClient,
+        matcher,
+        times: 1,
+        one_in: 1,
+    });
     let ack = b"MSG _INBOX.1 1 9\r\n{\"seq\":1}\r\n";
     let reply = b"MSG _INBOX.1 1 5\r\nreply\r\n";
     link.server.write_all(&[ack.as_slice(), reply, ack].concat()).await.unwrap();
@@ -236,6 +241,7 @@ async fn a_tap_gets_copies_even_of_what_is_lost() {
         direction: Direction::ToClient,
         matcher: Matcher::default(),
         times: 9,
+        one_in: 1,
     });
     server
         .write_all(
@@ -247,8 +253,29 @@ async fn a_tap_gets_copies_even_of_what_is_lost() {
         let copy = timeout(PATIENCE, tapped.recv()).await.unwrap().unwrap();
         assert_eq!((&copy.subject[..], &copy.payload[..]), (subject.as_bytes(), payload.as_bytes()));
         assert_eq!(copy.reply.as_deref(), Some(reply.as_bytes()));
+        assert!(copy.is_lost);
     }
     assert!(!tap.is_lossy());
+}
+
+#[tokio::test]
+async fn now_and_then_a_frame_is_lost_and_the_others_arrive() {
+    let mut link = link(Protocol::Nats).await;
+    let matcher = Matcher { subject: Some("claims".into()), payload: None };
+    let rule = link.proxy.add_rule(Rule::FramesLost {
+        direction: Direction::ToClient,
+        matcher,
+        times: 40,
+        one_in: 3,
+    });
+    let frame = |number: u32| format!("MSG claims.1 1 4\r\n{number:04}\r\n").into_bytes();
+    link.server.write_all(&(0..1_000).flat_map(frame).collect::<Vec<_>>()).await.unwrap();
+    link.server.write_all(b"PING\r\n").await.unwrap();
+    let arrived = receive(&mut link.client, 960 * frame(0).len() + 6).await;
+    assert!(arrived.ends_with(b"PING\r\n"));
+    assert_eq!(rule.hits(), 40);
+    // With one in three, they are not the first 40 in a row.
+    assert!(arrived[..40 * frame(0).len()] != (40..80).flat_map(frame).collect::<Vec<_>>()[..]);
 }
 
 #[tokio::test]

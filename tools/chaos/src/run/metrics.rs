@@ -22,6 +22,7 @@ pub(super) fn add(report: &mut Report, round: &Round, injected: &[Injected]) {
     }
     report.journals_with_gaps +=
         round.state.journals.iter().filter(|journal| !journal.complete).count() as u64;
+    report.discarded += round.state.journals.iter().map(|journal| journal.discarded).sum::<u64>();
     for this in injected {
         let hits = this.hits.unwrap_or_else(|| under_way(round, this.begin_us));
         let fault = this.injection.fault;

@@ -105,6 +105,8 @@ catalogue! {
         "discards workers' replies to an API", "a win that the client is not told of";
     DeliveryDelayed: WorkerNatsLink, DISTURBED,
         "holds messages to a worker while others overtake them", "gaps in the sequence; messages applied by a former owner";
+    DeliveryLost: WorkerNatsLink, DISTURBED,
+        "discards messages to a worker now and then", "gaps that a worker does not notice: claims that are passed over";
     NatsCut: NatsLink, DISTURBED,
         "cuts connections to NATS at a random byte, again and again", "messages cut in half; publishes sent twice";
     PartitionBoth: Link, DISTURBED,
@@ -122,11 +124,13 @@ catalogue! {
     UndecodableMessages: Partition, MOMENT,
         "publishes messages that cannot be decoded", "a partition that stops for ever";
     ForgedBatch: Partition, MOMENT,
-        "publishes a well-formed batch from a sender that is no API, with a reply subject that nobody reads", "a worker that trusts what it should not, or waits for a reader";
+        "publishes a batch from a sender that is no API, with a reply subject that nobody reads, and in half of the cases with commands that workers do not understand between good claims", "a worker that trusts what it should not, or waits for a reader";
     StreamPurged: Partition, MOMENT,
         "purges a stream, applied or not", "a cursor ahead of a stream that is empty";
     StreamDeleted: Partition, MOMENT,
         "deletes a stream", "sequence numbers that start over";
+    HandChange: Postgres, Duration::Millis(500, 2_500),
+        "raises stock and inserts winners by hand, as with psql", "caches that are believed: refusals while stock is left, positions that are given twice";
     QueueRestored: Nats, Duration::Millis(500, 1_500),
         "stops nats-server and starts it on an older copy of its files", "sequence numbers that are used a second time";
     WorkersComeAndGo: Workers, Duration::Millis(1_500, 4_000),

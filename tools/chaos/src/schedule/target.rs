@@ -10,6 +10,15 @@ pub(crate) struct Shape {
     pub(crate) partitions: u32,
     /// How long a worker's lease lasts.
     pub(crate) lease_ms: u64,
+    /// How long an API waits for an outcome before it answers 202. The APIs take turns.
+    pub(crate) claim_timeouts_ms: [u64; 2],
+}
+
+impl Shape {
+    /// All processes.
+    pub(crate) fn processes(&self) -> Vec<Process> {
+        (0..self.apis).map(Process::Api).chain((0..self.workers).map(Process::Worker)).collect()
+    }
 }
 
 /// A process of the system, counted from 0.

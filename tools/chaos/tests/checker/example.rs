@@ -3,7 +3,7 @@
 use chaos::checker::{Check, Violation, check};
 use chaos::history::{
     Answer, Claim, ClaimRow, CouponRow, CouponView, Endpoint, Event, EventKind, Failure, FinalState, Journal,
-    Message, Op, OpId, PartitionEnd, Response, Round,
+    Message, Op, OpId, PartitionEnd, Queue, Response, Round,
 };
 
 pub(crate) const HEALED_US: u64 = 1_000;
@@ -149,7 +149,8 @@ pub(crate) fn valid() -> Round {
         remaining,
         partition,
     };
-    let journal = |partition, messages| Journal { partition, complete: true, doubtful: false, messages };
+    let journal =
+        |partition, messages| Journal { partition, complete: true, doubtful: false, discarded: 0, messages };
     let hot = vec![
         message(1, 1, "hot", &[("ann", "a1"), ("ben", "b1")]),
         message(1, 2, "hot", &[("ben", "b1")]),
@@ -158,6 +159,7 @@ pub(crate) fn valid() -> Round {
     let cold = vec![message(1, 1, "cold", &[("cid", "c2")]), message(1, 2, "cold", &[("ann", "a2")])];
     let end =
         |partition, last| PartitionEnd { partition, generation: 1, cursor: last, stream_last: Some(last) };
+    let queue = |partition| Queue { partition, generation_before: 1, generation_after: 1, holds_last: true };
     Round {
         number: 1,
         seed: 42,
@@ -172,8 +174,8 @@ pub(crate) fn valid() -> Round {
             claims: vec![row("hot", "ann", "a1", 1), row("hot", "ben", "b1", 2), row("cold", "ann", "a2", 1)],
             journals: vec![journal(0, hot), journal(1, cold)],
             partitions: vec![end(0, 3), end(1, 2)],
-            idle_in_transaction: Vec::new(),
-            gauges: Vec::new(),
+            queues: [0, 1].map(queue).into(),
+            ..FinalState::default()
         },
     }
 }

@@ -1,17 +1,17 @@
 //! Ways to falsify a valid round. Each is a real violation whatever else the round holds, or does not apply.
 
 use chaos::checker::{Check, SETTLE_US};
-use chaos::history::{Answer, Endpoint, Op, Response, Round, Session, Verdict};
+use chaos::history::{Answer, Endpoint, EventKind, Op, OpId, Response, Round, Session, Verdict};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedMutRandom, IndexedRandom};
 
-use crate::example::{row, shown, status, timed_out, won};
+use crate::example::{op, row, shown, status, timed_out, won};
 
 /// Changes a round, and names the check that must notice. Nothing if the round offers no place for it.
 pub(crate) type Falsify = fn(&mut Round, &mut StdRng) -> Option<Check>;
 
-pub(crate) const ALL: [(&str, Falsify); 20] = [
+pub(crate) const ALL: [(&str, Falsify); 22] = [
     ("a row is lost that was told", lost_row),
     ("a row is there twice", repeated_row),
     ("two rows swap their positions", swapped_rows),
@@ -30,6 +30,8 @@ pub(crate) const ALL: [(&str, Falsify); 20] = [
     ("a view in another order", wrong_view),
     ("a chain is never settled", unsettled),
     ("a chain is settled too late", settled_late),
+    ("two users share a claim id", shared_id),
+    ("a receipt is pending for ever", pending_for_ever),
     ("an internal error", internal_error),
     ("things are left behind", left_behind),
 ];
@@ -41,6 +43,14 @@ fn pick<'a>(
 ) -> Option<&'a mut Op> {
     let places: Vec<usize> = (0..round.ops.len()).filter(|place| wanted(round, &round.ops[*place])).collect();
     places.choose(rng).map(|place| &mut round.ops[*place])
+}
+
+/// What a raised coupon can have been asked about has more than one answer.
+fn is_raised(round: &Round, coupon: &str) -> bool {
+    let events = &round.events;
+    events
+        .iter()
+        .any(|event| matches!(&event.kind, EventKind::StockRaised { coupon: raised, .. } if raised == coupon))
 }
 
 fn verdict(wanted: Verdict) -> impl Fn(&Round, &Op) -> bool {
@@ -105,6 +115,9 @@ fn swapped_queue(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
     }
     let a = round.state.claims.choose(rng)?.clone();
     let b = round.state.claims.iter().find(|row| row.coupon == a.coupon && row.user != a.user)?.clone();
+    if is_raised(round, &a.coupon) {
+        return None;
+    }
     // A claim from before its coupon may stand anywhere before the first winner.
     let there_us = round.ops.iter().filter(|op| op.coupon == a.coupon && op.verdict() == Verdict::Created);
     let there_us = there_us.map(|op| op.end_us).min()?;
@@ -159,7 +172,8 @@ fn false_repetition(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
 }
 
 fn winner_sold_out(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
-    pick(round, rng, verdict(Verdict::Won))?.answer = status(400, "sold_out");
+    let won = |round: &Round, op: &Op| op.verdict() == Verdict::Won && !is_raised(round, &op.coupon);
+    pick(round, rng, won)?.answer = status(400, "sold_out");
     Some(Check::FalseSoldOut)
 }
 
@@ -172,6 +186,7 @@ fn early_sold_out(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
 fn left_sold_out(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
     let left = |round: &Round, op: &Op| {
         op.endpoint == Endpoint::Claim
+            && !is_raised(round, &op.coupon)
             && round.state.coupons.iter().any(|coupon| coupon.name == op.coupon && coupon.remaining > 0)
     };
     pick(round, rng, left)?.answer = status(400, "sold_out");
@@ -234,6 +249,32 @@ fn settled_late(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
         op.end_us = late_us;
     }
     Some(Check::Unsettled)
+}
+
+fn shared_id(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
+    let [a, b] = [0; 2].map(|_| round.state.claims.choose(rng).cloned());
+    let (a, b) = (a?, b?);
+    if (&a.coupon, &a.user) == (&b.coupon, &b.user) {
+        return None;
+    }
+    for row in round.state.claims.iter_mut().filter(|row| row.claim_id == a.claim_id) {
+        row.claim_id.clone_from(&b.claim_id);
+    }
+    Some(Check::ClaimId)
+}
+
+fn pending_for_ever(round: &mut Round, rng: &mut StdRng) -> Option<Check> {
+    let quiet_us = round.quiet_us()?;
+    let claim = pick(round, rng, |_, op| op.endpoint == Endpoint::Claim)?.clone();
+    let answer = status(202, "pending");
+    let (id, times) = (OpId(u64::MAX), (quiet_us, quiet_us + 1));
+    round.ops.push(Op { follows: Some(claim.id), settles: false, ..look_up(id, &claim, times, answer) });
+    Some(Check::FalsePending)
+}
+
+fn look_up(id: OpId, claim: &Op, times: (u64, u64), answer: Answer) -> Op {
+    let lookup = op(id.0, Endpoint::Lookup, &claim.coupon, times, answer);
+    Op { user: claim.user.clone(), ..lookup }
 }
 
 fn internal_error(round: &mut Round, rng: &mut StdRng) -> Option<Check> {

@@ -24,7 +24,7 @@ fn round(amount: i64, messages: Vec<Message>, winners: &[(&str, &str)]) -> Round
         state: FinalState {
             coupons: vec![coupon],
             claims: rows,
-            journals: vec![Journal { partition: 0, complete: true, doubtful: false, messages }],
+            journals: vec![Journal { partition: 0, complete: true, doubtful: false, discarded: 0, messages }],
             partitions: vec![PartitionEnd {
                 partition: 0,
                 generation,
@@ -71,6 +71,21 @@ fn a_lost_tail_may_have_been_applied_in_part_from_its_beginning() {
     for winners in forbidden {
         assert_only(&check(&round(10, set_back(), winners)), Check::Order);
     }
+}
+
+/// What a worker does that does not notice that sequence 2 was not delivered to it.
+#[test]
+fn a_message_that_was_passed_over_is_noticed() {
+    let passed_over = |winners| {
+        let messages = set_back().into_iter().take(3).collect();
+        let mut round = round(10, messages, winners);
+        round.state.journals[0].discarded = 1;
+        check(&round)
+    };
+    assert_eq!(passed_over(&[("a", "a1"), ("b", "b1"), ("c", "c1")]), []);
+    assert_only(&passed_over(&[("a", "a1"), ("c", "c1")]), Check::Order);
+    // B repeated the claim, since nobody knew what had become of it.
+    assert_only(&passed_over(&[("a", "a1"), ("c", "c1"), ("b", "b1")]), Check::Order);
 }
 
 #[test]
@@ -131,6 +146,7 @@ fn claims_in_a_foreign_partition_lead_to_nothing() {
         partition: 1,
         complete: true,
         doubtful: false,
+        discarded: 0,
         messages: Vec::new(),
     });
     assert_only(&check(&foreign), Check::Order);

@@ -293,6 +293,56 @@ fn the_same_key_gets_the_same_answer() {
 }
 
 #[test]
+fn a_claim_id_belongs_to_one_claim() {
+    // In the queue, in the rows, and in an answer.
+    let queued = broken(|round| round.state.journals[1].messages[0].claims[0].claim_id = "a1".to_owned());
+    assert_only(&queued, Check::ClaimId);
+    let row = broken(|round| {
+        round.state.claims[2].claim_id = "a1".to_owned();
+        round.state.journals[1].messages[1].claims[0].claim_id = "a1".to_owned();
+        op_mut(round, 13).answer = won("a1", 1);
+    });
+    assert_only(&row, Check::ClaimId);
+    let pending = |id: &str| {
+        let mut answer = status(202, "pending");
+        if let Answer::Response(response) = &mut answer {
+            response.claim_id = Some(id.to_owned());
+        }
+        answer
+    };
+    assert_only(&broken(|round| op_mut(round, 12).answer = pending("b1")), Check::ClaimId);
+    assert_eq!(broken(|round| op_mut(round, 12).answer = pending("a2")), []);
+    // One key, two ids; and one id for two requests without a key.
+    assert_only(&broken(|round| op_mut(round, 7).answer = pending("b2")), Check::ClaimId);
+    assert_only(&broken(|round| op_mut(round, 10).answer = won("a1", 1)), Check::ClaimId);
+}
+
+#[test]
+fn the_same_key_of_others_is_another_claim() {
+    let shared = broken(|round| {
+        for id in [5, 10, 11, 12] {
+            op_mut(round, id).key = Some("k".to_owned());
+        }
+        op_mut(round, 10).answer = won("a1", 1);
+    });
+    assert_eq!(shared, []);
+}
+
+#[test]
+fn an_answer_is_about_the_claim_that_was_asked_for() {
+    let named = |coupon: &str, user: &str| {
+        broken(|round| {
+            if let Answer::Response(response) = &mut op_mut(round, 5).answer {
+                (response.coupon, response.user) = (Some(coupon.to_owned()), Some(user.to_owned()));
+            }
+        })
+    };
+    assert_eq!(named("hot", "ann"), []);
+    assert_only(&named("cold", "ann"), Check::Contract);
+    assert_only(&named("hot", "ben"), Check::Contract);
+}
+
+#[test]
 fn a_coupon_is_shown_as_it_was() {
     for wrong in
         [shown(3, &["ann", "ben"]), shown(2, &["ben", "ann"]), shown(2, &["ann"]), shown(2, &["ann", "cid"])]
@@ -342,6 +392,23 @@ fn everyone_gets_a_definite_answer_in_time() {
     let late = broken(|round| op_mut(round, 13).end_us = HEALED_US + SETTLE_US + 1);
     assert_only(&late, Check::Unsettled);
     assert_eq!(broken(|round| op_mut(round, 13).end_us = HEALED_US + SETTLE_US), []);
+}
+
+#[test]
+fn nothing_is_pending_once_the_queue_was_applied_to_its_end() {
+    let asked = |start_us, answer: Answer| {
+        broken(|round| {
+            round.events.insert(2, at(HEALED_US + 1, EventKind::RoundQuiet { round: 1 }));
+            round.ops.push(with(op(18, Endpoint::Lookup, "cold", (start_us, start_us + 2), answer), |op| {
+                (op.user, op.follows, op.settles) = (Some("ann".to_owned()), Some(OpId(12)), false);
+            }));
+        })
+    };
+    assert_only(&asked(HEALED_US + 1, status(202, "pending")), Check::FalsePending);
+    assert_only(&asked(HEALED_US + 1, status(200, "pending")), Check::FalsePending);
+    assert_eq!(asked(HEALED_US - 5, status(202, "pending")), []);
+    assert_eq!(asked(HEALED_US + 1, status(503, "outcome_unknown")), []);
+    assert_eq!(asked(HEALED_US + 1, won("a2", 1)), []);
 }
 
 #[test]

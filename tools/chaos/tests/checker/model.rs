@@ -103,6 +103,8 @@ impl Model {
             3..6 => self.publish(),
             6..8 => self.apply(),
             8 if self.shape.losses && self.chance(15) => self.lose_tail(),
+            // What is applied again after a loss would find stock that was not there when it was refused.
+            8 if !self.shape.losses && self.chance(4) => self.raise(),
             _ => self.end(),
         }
     }
@@ -234,6 +236,18 @@ impl Model {
         }
     }
 
+    /// Raises a coupon's stock by hand.
+    fn raise(&mut self) {
+        let coupon = coupon_name(self.rng.random_range(0..self.shape.coupons));
+        let by = self.rng.random_range(1..4);
+        let begin_us = self.now();
+        let at_us = self.now();
+        if let Some(amount) = self.amounts.get_mut(&coupon) {
+            *amount += by;
+            self.events.push(at(at_us, EventKind::StockRaised { coupon, by, begin_us, certain: true }));
+        }
+    }
+
     /// Sets a stream back; workers notice and start over.
     fn lose_tail(&mut self) {
         let partition = self.rng.random_range(0..PARTITIONS as usize);
@@ -353,6 +367,7 @@ impl Model {
             stream_last: Some(at.stream.len() as u64),
         };
         self.events.push(at(healed_us, EventKind::RoundHealed { round: 1 }));
+        self.events.push(at(ended_us, EventKind::RoundQuiet { round: 1 }));
         self.events.push(at(ended_us, EventKind::RoundEnd { round: 1 }));
         let state = FinalState {
             coupons: coupons.collect(),
@@ -364,6 +379,7 @@ impl Model {
                     partition,
                     complete: true,
                     doubtful: false,
+                    discarded: 0,
                     messages: at.journal,
                 })
                 .collect(),
