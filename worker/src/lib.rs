@@ -2,7 +2,7 @@
 //!
 //! In reading order: [`rules`] decides who wins, [`store`] asks Postgres, [`fence`] is the one statement that
 //! writes, `stock_cache` is what need not be asked, `apply` joins them for the messages of one transaction. `source`
-//! reads a partition's stream, `stream_check` compares the stream with Postgres, `partition` is the loop over all
+//! reads a partition's stream, `stream_check` compares the stream with Postgres, `streams` creates those that are missing, `partition` is the loop over all
 //! that, `purge` deletes what was applied, `sessions` are the connections used. `lease` (with [`lease_store`] and
 //! `share`) decides which partitions are this worker's.
 
@@ -23,6 +23,7 @@ mod source_error;
 mod stock_cache;
 pub mod store;
 mod stream_check;
+mod streams;
 
 use tokio_util::sync::CancellationToken;
 
@@ -35,6 +36,14 @@ impl Worker {
     /// # Errors
     /// When a task has died: the process should be started anew.
     pub async fn run(self, stop: CancellationToken) -> anyhow::Result<()> {
-        lease::Manager::new(self).run(stop).await
+        // Ends with the manager, however that ends.
+        let stop = stop.child_token();
+        let worker = self.clone();
+        let work = async {
+            let result = lease::Manager::new(self).run(stop.clone()).await;
+            stop.cancel();
+            result
+        };
+        tokio::join!(work, streams::keep(&worker, stop.clone())).0
     }
 }

@@ -13,6 +13,7 @@ use servers::{Nats, Postgres};
 use sqlx::PgPool;
 use tempfile::TempDir;
 use uuid::Uuid;
+use worker::Worker;
 
 use super::database::{Database, own_postgres};
 use super::http::Client;
@@ -98,6 +99,9 @@ impl Setup {
             workers: Vec::new(),
             folder,
         };
+        if self.apis > 0 && self.workers == 0 {
+            system.create_streams().await;
+        }
         for _ in 0..self.apis {
             system.add_api().await;
         }
@@ -176,6 +180,14 @@ impl System {
         let far = self.database.far_away(delay).await;
         assert_ne!(far, self.database.url);
         self.set("DATABASE_URL", far);
+    }
+
+    /// Creates the streams that are missing, as workers do, without one that would apply claims.
+    pub(crate) async fn create_streams(&self) {
+        let config = worker::Config::from_env(&self.env(NatsUser::Worker)).unwrap();
+        let worker = Worker::connect(config).await.unwrap();
+        // Others may be doing it at the same time.
+        eventually("the streams are there", async || worker.create_missing_streams().await.ok()).await;
     }
 
     /// Starts another API.
