@@ -33,6 +33,9 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// `undefined_table`: nothing was ever migrated here.
 const UNDEFINED_TABLE: &str = "42P01";
 
+/// `insufficient_privilege`.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
 /// The migrations of this version. Those of later ones may have been applied as well: they only add, so that programs of
 /// this version run on their tables.
 fn migrations() -> Migrator {
@@ -47,6 +50,13 @@ pub enum SetupError {
     /// The server answered, and refused: a wrong password, a missing database.
     #[error("Postgres refuses the connection: {}", message(.0))]
     Refused(sqlx::Error),
+    /// The tables are not as they should be, and this user may not change that.
+    #[error(
+        "the tables are missing or older than this program, and this user may not change them ({}): \
+         run coupon-worker migrate as their owner",
+        message(.0)
+    )]
+    NotOwner(sqlx::Error),
     /// The tables could not be brought up to date.
     #[error("migrating the database: {0}")]
     Migrate(#[from] MigrateError),
@@ -120,13 +130,26 @@ fn passing(error: SetupError) -> Result<sqlx::Error, SetupError> {
     }
 }
 
+/// Tells those that only the owner of the tables can help from other errors of the set-up.
+fn not_owner(error: SetupError) -> SetupError {
+    match error {
+        SetupError::Database(error)
+        | SetupError::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))
+            if has_code(&error, INSUFFICIENT_PRIVILEGE) =>
+        {
+            SetupError::NotOwner(error)
+        }
+        error => error,
+    }
+}
+
 /// Brings the tables up to date, over a connection without a limit for statements.
 async fn migrate(options: &PgConnectOptions) -> Result<(), SetupError> {
     let lock_timeout = MIGRATION_LOCK_TIMEOUT.as_millis().to_string();
     let options = options.clone().options([("lock_timeout", lock_timeout)]);
     let one = PgPoolOptions::new().max_connections(1).acquire_timeout(ACQUIRE_TIMEOUT);
     let pool = one.connect_with(options).await.map_err(SetupError::Refused)?;
-    let migrated = migrate_if_needed(&pool).await;
+    let migrated = migrate_if_needed(&pool).await.map_err(not_owner);
     // Bounded: a connection that hangs is not waited for.
     let _ = tokio::time::timeout(ACQUIRE_TIMEOUT, pool.close()).await;
     migrated
@@ -207,7 +230,7 @@ pub async fn partitions(pool: &PgPool, configured: Option<u32>) -> Result<u32, S
             Err(SetupError::Database(error)) if is_passing(&error) => {
                 tracing::warn!(%error, "waiting for Postgres");
             }
-            done => return done,
+            done => return done.map_err(not_owner),
         }
         backoff.wait().await;
     }
@@ -315,6 +338,19 @@ mod tests {
                 assert!(passing(error).is_ok(), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn a_user_that_may_not_migrate_is_told_who_may() {
+        for error in [
+            SetupError::Database(answer(INSUFFICIENT_PRIVILEGE)),
+            MigrateError::Execute(answer(INSUFFICIENT_PRIVILEGE)).into(),
+            MigrateError::ExecuteMigration(answer(INSUFFICIENT_PRIVILEGE), 2).into(),
+        ] {
+            let text = not_owner(error).to_string();
+            assert!(text.ends_with("run coupon-worker migrate as their owner"), "{text}");
+        }
+        assert!(matches!(not_owner(SetupError::Database(answer("42601"))), SetupError::Database(_)));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! writes, `stock_cache` is what need not be asked, `apply` joins them for the messages of one transaction. `source`
 //! reads a partition's stream, `stream_check` compares the stream with Postgres, `streams` creates those that are missing, `partition` is the loop over all
 //! that, `purge` deletes what was applied, `sessions` are the connections used. `lease` (with [`lease_store`] and
-//! `share`) decides which partitions are this worker's.
+//! `share`) decides which partitions are this worker's. [`migrate`] is what is done before all that, by the tables' owner.
 
 mod apply;
 pub mod config;
@@ -13,6 +13,7 @@ pub mod fence;
 mod lease;
 pub mod lease_store;
 mod message;
+pub mod migrate;
 mod partition;
 mod purge;
 pub mod rules;
@@ -29,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use config::Config;
 pub use context::Worker;
+pub use migrate::Migration;
 
 impl Worker {
     /// Works until `stop`, then finishes what is in flight and hands its partitions over.
