@@ -1,7 +1,7 @@
 //! The HTTP front: takes claims, queues them, answers.
 //!
 //! [`http`] is what clients speak, [`claims`] the way of a claim from its request through the queue to its answer,
-//! [`store`] holds every SQL statement, `streams` creates the streams that are missing.
+//! [`store`] holds every SQL statement, `streams` waits for the streams that workers create.
 
 pub mod claims;
 pub mod config;
@@ -81,27 +81,19 @@ impl Api {
         let limits = config.limits.clone();
         let stop = stop.child_token();
         let missing_stream = Arc::new(Notify::new());
-        let streams_ready = CancellationToken::new();
-        let streams = Streams {
-            queue: queue.clone(),
-            pool: pool.clone(),
-            partitions,
-            settings: config.nats.streams,
-            missing: missing_stream.clone(),
-            ready: streams_ready.clone(),
-        };
         // Requests end first, then what answers them: `server::serve` returns before `background` is cancelled.
         let background = CancellationToken::new();
-        let connections = Connections { pool: pool.clone(), database, queue, missing_stream };
+        let missing = missing_stream.clone();
+        let connections = Connections { pool: pool.clone(), database, queue: queue.clone(), missing_stream };
         let (dispatcher, availability, mut pipeline) =
             pipeline::start(&limits, partitions, connections, stop.clone(), background.clone()).await?;
-        pipeline.serve(streams.keep(background));
+        let streams = Streams { queue, partitions, missing, availability: availability.clone() };
+        pipeline.serve(streams.watch(background));
         let state =
             http::State { pool: pool.clone(), partitions, dispatcher, availability: availability.clone() };
 
         // The first claims need not be refused. (The listener queues connections meanwhile.)
-        let ready = async { tokio::join!(availability.ready(), streams_ready.cancelled()) };
-        let ready = stop.run_until_cancelled(tokio::time::timeout(START_TIMEOUT, ready));
+        let ready = stop.run_until_cancelled(tokio::time::timeout(START_TIMEOUT, availability.ready()));
         if let Some(Err(_)) = ready.await {
             tracing::warn!("not ready yet; claims are refused until then");
         }

@@ -13,7 +13,6 @@ use percent_encoding::percent_decode_str;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 
 use crate::partition::PARTITIONS_MAX;
-use crate::stream;
 
 /// The end of a program's `--help`: programs take no arguments, but read variables.
 pub const HELP: &str = "Settings are environment variables, or lines of the file `.env` in the working directory. \
@@ -229,22 +228,20 @@ fn parse_keywords(text: &str) -> Result<Vec<(String, String)>, String> {
     }
 }
 
-/// Where NATS is, who we are there, and how the claim streams are kept.
+/// Where NATS is, and who we are there.
 #[derive(Debug, Clone)]
 pub struct Nats {
     /// One address, or several of one cluster, separated by commas; may carry credentials.
     pub url: String,
     /// `NATS_USER` and `NATS_PASSWORD`, or what the URL carries.
     pub credentials: Option<(String, String)>,
-    /// How a claim stream is created.
-    pub streams: stream::Settings,
 }
 
 impl Nats {
     /// Default of `NATS_URL`.
     pub const URL_DEFAULT: &'static str = "nats://localhost:4222";
 
-    /// Reads `NATS_URL`, `NATS_USER`, `NATS_PASSWORD`, `NATS_REPLICAS` and `STREAM_BYTES_MAX`.
+    /// Reads `NATS_URL`, `NATS_USER` and `NATS_PASSWORD`.
     ///
     /// # Errors
     /// When a variable cannot be used.
@@ -271,15 +268,7 @@ impl Nats {
                 return Err(ConfigError::new("NATS_USER", "must be set when NATS_PASSWORD is"));
             }
         };
-        let streams = stream::Settings {
-            replicas: env.number("NATS_REPLICAS", stream::Settings::REPLICAS_DEFAULT, 1..=5)?,
-            bytes_max: env.number(
-                "STREAM_BYTES_MAX",
-                stream::Settings::BYTES_MAX_DEFAULT,
-                65_536..=i64::MAX,
-            )?,
-        };
-        Ok(Self { url: url.to_owned(), credentials, streams })
+        Ok(Self { url: url.to_owned(), credentials })
     }
 }
 
@@ -336,8 +325,8 @@ mod tests {
             let message = database(&env(&variables)).unwrap_err().to_string();
             assert!(message.starts_with(start), "{message}");
         }
-        let message = Nats::from_env(&env(&[("NATS_REPLICAS", "9")])).unwrap_err().to_string();
-        assert_eq!(message, "NATS_REPLICAS: must be a whole number from 1 to 5, not \"9\"");
+        let message = env(&[("PARTITIONS", "257")]).partitions().unwrap_err().to_string();
+        assert_eq!(message, "PARTITIONS: must be a whole number from 1 to 256, not \"257\"");
         for variables in [[("NATS_USER", "a")], [("NATS_PASSWORD", "a")], [("NATS_URL", "nats://[")]] {
             assert!(Nats::from_env(&env(&variables)).is_err(), "{variables:?}");
         }

@@ -33,6 +33,9 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 /// `undefined_table`: nothing was ever migrated here.
 const UNDEFINED_TABLE: &str = "42P01";
 
+/// `insufficient_privilege`.
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
 /// The migrations of this version. Those of later ones may have been applied as well: they only add, so that programs of
 /// this version run on their tables.
 fn migrations() -> Migrator {
@@ -53,6 +56,13 @@ pub enum SetupError {
          CREATE DATABASE … ENCODING 'UTF8' TEMPLATE template0"
     )]
     Encoding(String),
+    /// The tables are not as they should be, and this user may not change that.
+    #[error(
+        "the tables are missing or older than this program, and this user may not change them ({}): \
+         run coupon-worker migrate as their owner",
+        message(.0)
+    )]
+    NotOwner(sqlx::Error),
     /// The tables could not be brought up to date.
     #[error("migrating the database: {0}")]
     Migrate(#[from] MigrateError),
@@ -126,6 +136,19 @@ fn passing(error: SetupError) -> Result<sqlx::Error, SetupError> {
     }
 }
 
+/// Tells those that only the owner of the tables can help from other errors of the set-up.
+fn not_owner(error: SetupError) -> SetupError {
+    match error {
+        SetupError::Database(error)
+        | SetupError::Migrate(MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _))
+            if has_code(&error, INSUFFICIENT_PRIVILEGE) =>
+        {
+            SetupError::NotOwner(error)
+        }
+        error => error,
+    }
+}
+
 /// Brings the tables up to date, over a connection without a limit for statements.
 async fn migrate(options: &PgConnectOptions) -> Result<(), SetupError> {
     let lock_timeout = MIGRATION_LOCK_TIMEOUT.as_millis().to_string();
@@ -136,7 +159,7 @@ async fn migrate(options: &PgConnectOptions) -> Result<(), SetupError> {
         check_encoding(&pool).await?;
         migrate_if_needed(&pool).await
     };
-    let migrated = migrated.await;
+    let migrated = migrated.await.map_err(not_owner);
     // Bounded: a connection that hangs is not waited for.
     let _ = tokio::time::timeout(ACQUIRE_TIMEOUT, pool.close()).await;
     migrated
@@ -223,7 +246,7 @@ pub async fn partitions(pool: &PgPool, configured: Option<u32>) -> Result<u32, S
             Err(SetupError::Database(error)) if is_passing(&error) => {
                 tracing::warn!(%error, "waiting for Postgres");
             }
-            done => return done,
+            done => return done.map_err(not_owner),
         }
         backoff.wait().await;
     }
@@ -331,6 +354,19 @@ mod tests {
                 assert!(passing(error).is_ok(), "{text}");
             }
         }
+    }
+
+    #[test]
+    fn a_user_that_may_not_migrate_is_told_who_may() {
+        for error in [
+            SetupError::Database(answer(INSUFFICIENT_PRIVILEGE)),
+            MigrateError::Execute(answer(INSUFFICIENT_PRIVILEGE)).into(),
+            MigrateError::ExecuteMigration(answer(INSUFFICIENT_PRIVILEGE), 2).into(),
+        ] {
+            let text = not_owner(error).to_string();
+            assert!(text.ends_with("run coupon-worker migrate as their owner"), "{text}");
+        }
+        assert!(matches!(not_owner(SetupError::Database(answer("42601"))), SetupError::Database(_)));
     }
 
     #[test]

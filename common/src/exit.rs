@@ -4,13 +4,15 @@ use std::error::Error;
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use crate::escape::escaped;
+
 /// The exit code of a program, after saying why it failed, if it did.
 ///
 /// `main` itself would write a line for each cause, and a backtrace where `RUST_BACKTRACE` is set. This goes to standard
 /// error whatever `RUST_LOG` shows, and nowhere if nobody reads it any more.
 pub fn code<E: AsRef<dyn Error + Send + Sync>>(ended: Result<(), E>) -> ExitCode {
     let Err(error) = ended else { return ExitCode::SUCCESS };
-    let _ = writeln!(std::io::stderr(), "Error: {}", reason(error.as_ref()));
+    let _ = writeln!(std::io::stderr(), "Error: {}", escaped(&reason(error.as_ref())));
     ExitCode::FAILURE
 }
 

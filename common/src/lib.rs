@@ -4,11 +4,12 @@
 //! In reading order: [`ids`] and [`partition`] say what is claimed and where it is queued,
 //! [`message`] what travels, [`stream`] through what; [`config`], [`telemetry`], [`runtime`],
 //! [`database`], [`queue`], [`shutdown`] and [`exit`] are the start and the end of every process, [`version`] says
-//! which it is.
+//! which it is. [`escape`] is for what is printed.
 
 pub mod backoff;
 pub mod config;
 pub mod database;
+pub mod escape;
 pub mod exit;
 pub mod ids;
 pub mod message;

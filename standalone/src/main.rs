@@ -1,6 +1,10 @@
 //! The whole coupon system on this machine: `cargo run --release`.
 
-use std::path::PathBuf;
+use std::fs::{OpenOptions, Permissions};
+use std::io::{self, IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -11,6 +15,9 @@ use servers::system;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Where the commands with passwords are written that are not shown, in the data folder.
+const COMMANDS_FILE: &str = "commands.txt";
 
 /// Runs the whole coupon system on this machine: a private Postgres, a private nats-server, an API
 /// and workers.
@@ -64,21 +71,42 @@ async fn start(arguments: Arguments, env: Env) -> anyhow::Result<()> {
     }
     let Some(servers) = stop.run_until_cancelled(Servers::start(env, &folder)).await else { return Ok(()) };
     let servers = servers?;
-    let result =
-        system::run(&servers, arguments.workers, &stop, |address| announce(&servers, address.port())).await;
+    let ready = |address: SocketAddr| {
+        if let Err(error) = announce(&servers, &folder, address.port()) {
+            tracing::error!(%error, "cannot say how to reach the servers");
+        }
+    };
+    let result = system::run(&servers, arguments.workers, &stop, ready).await;
     servers.stop().await?;
     result
 }
 
-fn announce(servers: &Servers, port: u16) {
-    println!("\nReady: http://localhost:{port}\n");
+/// Says where everything is. Passwords go to a terminal; otherwise, as whatever takes the output may keep it for others
+/// to read, to a file in `folder`, which it names.
+fn announce(servers: &Servers, folder: &Path, port: u16) -> io::Result<()> {
+    let mut commands = String::new();
     if let Some(postgres) = servers.postgres() {
         // In quotes, because shells take a question mark for a pattern.
-        println!("  Postgres  psql '{}'", postgres.url(stack::DATABASE));
+        commands += &format!("  Postgres  psql '{}'\n", postgres.url(stack::DATABASE));
     }
     if let Some((nats, passwords)) = servers.nats() {
-        let password = passwords.of(NatsUser::Operator);
-        println!("  NATS      nats -s nats://operator:{password}@127.0.0.1:{} stream report", nats.port());
+        let (password, port) = (passwords.of(NatsUser::Operator), nats.port());
+        commands +=
+            &format!("  NATS      nats -s nats://operator:{password}@127.0.0.1:{port} stream report\n");
     }
-    println!("  Stop with Ctrl-C; the coupons are kept for the next start.\n");
+    if !commands.is_empty() && !io::stdout().is_terminal() {
+        let file = folder.join(COMMANDS_FILE);
+        write_for_us(&file, &commands)?;
+        commands = format!("  Postgres and NATS are reached with the commands in {}\n", file.display());
+    }
+    println!("\nReady: http://localhost:{port}\n");
+    println!("{commands}  Stop with Ctrl-C; the coupons are kept for the next start.\n");
+    Ok(())
+}
+
+/// Writes a file that nobody else can read, also if it was there.
+fn write_for_us(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(text.as_bytes())
 }

@@ -21,6 +21,7 @@ mod private_servers;
 mod process;
 mod proof;
 mod races;
+mod roles;
 mod sessions;
 mod unread;
 mod version;

@@ -72,10 +72,9 @@ async fn wire(system: &System, user: NatsUser) -> Wire {
 }
 
 /// Requests of the JetStream API that only operators may make.
-const OPERATORS: [&str; 22] = [
+const OPERATORS: [&str; 21] = [
     "$JS.API.STREAM.DELETE.CLAIMS-0",
     "$JS.API.STREAM.MSG.DELETE.CLAIMS-0",
-    "$JS.API.STREAM.NAMES",
     "$JS.API.STREAM.LIST",
     "$JS.API.STREAM.SNAPSHOT.CLAIMS-0",
     "$JS.API.STREAM.RESTORE.CLAIMS-0",
@@ -103,16 +102,13 @@ fn the_api_may_publish_claims_and_hear_replies_and_nothing_else() {
         let system = Setup::new().apis(1).start().await;
         system.client().create("PROMO", 1).await;
         let mut api = wire(&system, NatsUser::Api).await;
-        for subject in [
-            "claims.0",
-            "claims.7",
-            "$JS.API.INFO",
-            "$JS.API.STREAM.INFO.CLAIMS-0",
-            "$JS.API.STREAM.CREATE.CLAIMS-0",
-        ] {
+        for subject in ["claims.0", "claims.7", "$JS.API.INFO", "$JS.API.STREAM.INFO.CLAIMS-0"] {
             api.assert_publish(subject, true).await;
         }
         let others = [
+            "$JS.API.STREAM.NAMES",
+            "$JS.API.STREAM.CREATE.CLAIMS-0",
+            "$JS.API.STREAM.CREATE.x",
             "$JS.API.STREAM.UPDATE.CLAIMS-0",
             "$JS.API.STREAM.PURGE.CLAIMS-0",
             "$JS.API.STREAM.MSG.GET.CLAIMS-0",
@@ -159,6 +155,7 @@ fn a_worker_may_read_and_purge_claims_and_reply_and_nothing_else() {
         let mut worker = wire(&system, NatsUser::Worker).await;
         for subject in [
             "replies.x.r.1",
+            "$JS.API.STREAM.NAMES",
             "$JS.API.STREAM.INFO.CLAIMS-0",
             "$JS.API.STREAM.CREATE.CLAIMS-0",
             "$JS.API.STREAM.UPDATE.CLAIMS-0",
@@ -171,7 +168,14 @@ fn a_worker_may_read_and_purge_claims_and_reply_and_nothing_else() {
         ] {
             worker.assert_publish(subject, true).await;
         }
-        let others = ["claims.0", "claims.7", "replies", "_INBOX.api.x", "_INBOX.worker.x"];
+        let others = [
+            "claims.0",
+            "claims.7",
+            "replies",
+            "_INBOX.api.x",
+            "_INBOX.worker.x",
+            "$JS.API.CONSUMER.CREATE.CLAIMS-0.x.claims.0",
+        ];
         for subject in OPERATORS.into_iter().chain(others) {
             worker.assert_publish(subject, false).await;
         }
@@ -202,6 +206,36 @@ fn a_worker_may_read_and_purge_claims_and_reply_and_nothing_else() {
             let stream = jetstream.get_stream(format!("CLAIMS-{number}")).await.unwrap();
             assert_eq!(stream.cached_info().state.last_sequence, 0);
         }
+        system.stop().await;
+    });
+}
+
+/// The server sends answers with rights of its own, to whatever subject a request names for them.
+#[test]
+fn an_api_cannot_let_the_servers_answers_do_what_it_may_not() {
+    run(async {
+        let system = Setup::new().start().await;
+        system.create_streams().await;
+        let jetstream = jetstream(&system).await;
+        for number in 0..2 {
+            jetstream.publish(format!("claims.{number}"), "not a batch".into()).await.unwrap().await.unwrap();
+        }
+        let mut api = wire(&system, NatsUser::Api).await;
+        for (subject, payload) in
+            [("claims.0", "also not a batch"), ("$JS.API.INFO", ""), ("$JS.API.STREAM.INFO.CLAIMS-0", "")]
+        {
+            for request in ["STREAM.DELETE", "STREAM.PURGE", "STREAM.MSG.DELETE", "STREAM.CREATE"] {
+                let reply = format!("$JS.API.{request}.CLAIMS-1");
+                let refusals =
+                    api.refusals(&format!("PUB {subject} {reply} {}\r\n{payload}", payload.len())).await;
+                assert!(refusals.is_empty(), "{refusals:?}");
+            }
+        }
+        // What the server did for the last of them, it did before this is stored behind the others.
+        let last = jetstream.publish("claims.0", "the last".into()).await.unwrap().await.unwrap();
+        assert_eq!(last.sequence, 6);
+        let stream = jetstream.get_stream("CLAIMS-1").await.unwrap();
+        assert_eq!(stream.cached_info().state.messages, 1);
         system.stop().await;
     });
 }

@@ -8,6 +8,12 @@ use sqlx::postgres::PgConnectOptions;
 /// The most that `LEASE_MS` may be.
 pub const LEASE_MS_MAX: u64 = 60_000;
 
+/// Default of `NATS_REPLICAS`.
+pub const REPLICAS_DEFAULT: usize = 1;
+
+/// Default of `STREAM_BYTES_MAX`: a quarter of a gibibyte, about two million waiting claims.
+pub const STREAM_BYTES_MAX_DEFAULT: i64 = 256 << 20;
+
 /// Default of `LEASE_MS`.
 pub const LEASE_MS_DEFAULT: u64 = 2_000;
 
@@ -30,6 +36,15 @@ pub const SHUTDOWN_TIMEOUT_MS_DEFAULT: u64 = 10_000;
 /// connection for its leases, and at most one per owned partition for claims.
 pub const SETUP_CONNECTIONS_MAX: u32 = 2;
 
+/// How claim streams are created.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StreamSettings {
+    /// `NATS_REPLICAS`: copies of each stream in a NATS cluster.
+    pub replicas: usize,
+    /// `STREAM_BYTES_MAX`: bytes that one stream holds before new claims are refused.
+    pub bytes_max: i64,
+}
+
 /// A worker's configuration.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -37,6 +52,8 @@ pub struct Config {
     pub database: PgConnectOptions,
     /// Where NATS is.
     pub nats: config::Nats,
+    /// How a claim stream is created.
+    pub streams: StreamSettings,
     /// `PARTITIONS`, if set.
     pub partitions: Option<u32>,
     /// `LEASE_MS`: how long a partition stays with a worker that has stopped to renew its lease.
@@ -63,6 +80,10 @@ impl Config {
         Ok(Self {
             database: config::database(env)?,
             nats: config::Nats::from_env(env)?,
+            streams: StreamSettings {
+                replicas: env.number("NATS_REPLICAS", REPLICAS_DEFAULT, 1..=5)?,
+                bytes_max: env.number("STREAM_BYTES_MAX", STREAM_BYTES_MAX_DEFAULT, 65_536..=i64::MAX)?,
+            },
             partitions: env.partitions()?,
             lease: env.millis("LEASE_MS", LEASE_MS_DEFAULT, 200..=LEASE_MS_MAX)?,
             transaction_claims_max: env.number(

@@ -6,7 +6,7 @@ use async_nats::jetstream;
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy, pull};
 use common::partition::PartitionId;
 use common::queue::Link;
-use common::stream::{self, EnsureError};
+use common::stream;
 use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use uuid::Uuid;
@@ -17,6 +17,7 @@ use crate::sessions::Sessions;
 use crate::source_error::{SourceError, queue_error};
 use crate::store::PartitionRow;
 use crate::stream_check::{CONSUMER_INACTIVE_MAX, Mismatch, Next, StreamCheck};
+use crate::streams;
 
 /// The server ends a pull request after this time; the client library sends the next one.
 const PULL_EXPIRES: Duration = Duration::from_secs(10);
@@ -59,17 +60,14 @@ impl Source {
         let link = worker.queue.link.clone();
         let link_number = link.borrow().number;
         let jetstream = jetstream::new(worker.queue.client.clone());
-        let settings = &worker.config.nats.streams;
-        stream::ensure(&jetstream, &worker.pool, partition, settings).await.map_err(|error| match error {
-            EnsureError::Stream(error) => SourceError::Queue(error),
-            EnsureError::Database(error) => error.into(),
-        })?;
+        streams::ensure(worker, &jetstream, partition).await?;
         let row = sessions.partition(partition).await?;
         if (row.owner, row.lease_epoch) != (Some(worker.id), lease_epoch) {
             return Err(SourceError::Lost);
         }
         let stream = jetstream.get_stream(stream::name(partition)).await.map_err(queue_error)?;
-        if let Err(error) = stream::adjust(&jetstream, partition, stream.cached_info(), settings).await {
+        let settings = &worker.config.streams;
+        if let Err(error) = streams::adjust(&jetstream, partition, stream.cached_info(), settings).await {
             tracing::error!(%partition, %error, "the stream keeps its limits");
         }
         let check = StreamCheck { jetstream: &jetstream, stream: &stream, partition, row: &row };

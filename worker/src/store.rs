@@ -126,6 +126,30 @@ pub async fn start_over(
     Ok(done.rows_affected() == 1)
 }
 
+/// Raises a partition's generation and sets its cursor back, before its stream is created again. Returns false when
+/// generation, stream or cursor are no longer as `found`.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn expect_new_stream(
+    connection: &mut PgConnection,
+    id: PartitionId,
+    found: &PartitionRow,
+) -> Result<bool> {
+    let done = sqlx::query(
+        "UPDATE partitions SET generation = generation + 1, stream_created_ns = NULL, last_seq = 0,
+                last_batch_id = NULL
+         WHERE id = $1 AND generation = $2 AND last_seq = $3 AND stream_created_ns IS NOT DISTINCT FROM $4",
+    )
+    .bind(id.as_i32())
+    .bind(found.generation)
+    .bind(found.last_seq)
+    .bind(found.stream_created_ns)
+    .execute(connection)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
 /// A coupon's row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Coupon {

@@ -30,6 +30,8 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) struct Availability {
     postgres: AtomicBool,
     nats: watch::Sender<bool>,
+    /// Whether all claim streams have been there.
+    streams: AtomicBool,
     link: watch::Receiver<Link>,
     cursors: Arc<Cursors>,
 }
@@ -37,7 +39,13 @@ pub(crate) struct Availability {
 impl Availability {
     /// Both count as away until they have been asked. `cursors` are refreshed with each answer of Postgres.
     pub(crate) fn new(link: watch::Receiver<Link>, cursors: Arc<Cursors>) -> Arc<Self> {
-        Arc::new(Self { postgres: AtomicBool::new(false), nats: watch::Sender::new(false), link, cursors })
+        Arc::new(Self {
+            postgres: AtomicBool::new(false),
+            nats: watch::Sender::new(false),
+            streams: AtomicBool::new(false),
+            link,
+            cursors,
+        })
     }
 
     /// Whether Postgres answers.
@@ -45,9 +53,14 @@ impl Availability {
         self.postgres.load(Ordering::Relaxed)
     }
 
-    /// Whether NATS answers.
+    /// Whether NATS answers, and has had all claim streams.
     pub(crate) fn nats(&self) -> bool {
-        *self.nats.borrow() && self.link.borrow().up
+        *self.nats.borrow() && self.link.borrow().up && self.streams.load(Ordering::Relaxed)
+    }
+
+    /// All claim streams are there. One that is missing later concerns the claims of its partition only.
+    pub(crate) fn streams_found(&self) {
+        self.streams.store(true, Ordering::Relaxed);
     }
 
     /// Whether a claim may be accepted: it needs the queue now and the database in a moment.
@@ -61,7 +74,7 @@ impl Availability {
         Ok(())
     }
 
-    /// Returns once both answer and all cursors are known.
+    /// Returns once both answer, all streams are there and all cursors are known.
     pub(crate) async fn ready(&self) {
         while self.check().is_err() || !self.cursors.are_known() {
             tokio::time::sleep(READY_POLL).await;

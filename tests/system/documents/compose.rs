@@ -135,6 +135,34 @@ fn variables_are_passed_and_documented() {
         assert!(all.contains_key(name), ".env.example: {name} is not documented");
     }
 
+    // Whoever migrates gives each program's role the password with which the program logs in.
+    let environment = |service: &str| file["services"][service]["environment"].clone();
+    let owner = environment("migrate");
+    let wanted = [
+        "DB_PG_HOST",
+        "DB_PG_DATABASE",
+        "DB_PG_USERNAME",
+        "DB_PG_PASSWORD",
+        "POSTGRES_API_PASSWORD",
+        "POSTGRES_WORKER_PASSWORD",
+        "PARTITIONS",
+        "LOG_FORMAT",
+        "RUST_LOG",
+    ];
+    assert_eq!(keys(&owner), wanted.map(str::to_owned).into());
+    assert_eq!(owner["DB_PG_PASSWORD"], environment("postgres")["POSTGRES_PASSWORD"]);
+    let migration = read("worker/src/migrate.rs");
+    for service in ["api", "worker"] {
+        let (own, role) = (environment(service), format!("coupon_{service}"));
+        assert_eq!(own["DB_PG_USERNAME"], role.as_str());
+        assert!(migration.contains(&format!("name: \"{role}\"")), "{role}");
+        let given = &owner[format!("POSTGRES_{}_PASSWORD", service.to_uppercase())];
+        assert!(given.is_string() && own["DB_PG_PASSWORD"] == *given, "{service}: {given}");
+        for shared in ["DB_PG_HOST", "DB_PG_DATABASE", "PARTITIONS"] {
+            assert_eq!(own[shared], owner[shared], "{service}: {shared}");
+        }
+    }
+
     // What the configuration of NATS reads is passed to it, and programs are users that it knows.
     let (nats, conf) = (keys(&file["services"]["nats"]["environment"]), read("nats.conf"));
     let read_there = conf.split("password: $").skip(1).filter_map(|rest| rest.split_whitespace().next());
@@ -231,8 +259,14 @@ fn the_image_is_what_the_services_start() {
     let taken: BTreeSet<String> = after("ARG").into_iter().map(str::to_owned).collect();
     assert_eq!(keys(&builds[0]["args"]), taken);
     for (name, service) in services.iter().filter(|(_, service)| service["image"] == OURS) {
-        let program = service["command"].as_array().and_then(|command| command.last()?.as_str()).unwrap();
-        assert!(programs.contains(program), "{FILE}: {name} starts {program}, which is not in the image");
+        let command = texts(&service["command"]);
+        let at = command.iter().position(|word| word.starts_with("coupon-")).unwrap();
+        assert!(
+            programs.contains(command[at]),
+            "{FILE}: {name} starts {command:?}, which is not in the image"
+        );
+        let arguments = &command[at + 1..];
+        assert!(arguments.is_empty() || arguments == ["migrate"], "{FILE}: {name} starts {command:?}");
     }
 
     // The gateway asks for the service by its name, at the port where it listens.
@@ -261,7 +295,13 @@ fn services_that_are_named_exist() {
 #[test]
 fn every_container_is_confined() {
     let file = file();
-    for (name, service) in file["services"].as_object().unwrap() {
+    let services = file["services"].as_object().unwrap();
+    // Those whose end is waited for.
+    let needs = services.values().filter_map(|service| service["depends_on"].as_object()).flatten();
+    let ending = needs.filter(|(_, needed)| needed["condition"] == "service_completed_successfully");
+    let ending: BTreeSet<&str> = ending.map(|(name, _)| name.as_str()).collect();
+    assert_eq!(ending, ["migrate"].into());
+    for (name, service) in services {
         let is_tool = !service["profiles"].is_null();
         assert_eq!(service["cap_drop"], serde_json::json!(["ALL"]), "{name}");
         assert_eq!(service["security_opt"], serde_json::json!(["no-new-privileges:true"]), "{name}");
@@ -273,6 +313,9 @@ fn every_container_is_confined() {
             "{name}: {image}"
         );
         for (needed, condition) in service["depends_on"].as_object().into_iter().flatten() {
+            if ending.contains(needed.as_str()) {
+                continue;
+            }
             assert!(
                 !file["services"][needed]["healthcheck"].is_null(),
                 "{name}: nothing asks how {needed} is"
@@ -283,13 +326,16 @@ fn every_container_is_confined() {
             continue;
         }
         assert_eq!(service["read_only"], true, "{name}");
-        assert_eq!(service["restart"], "unless-stopped", "{name}");
         assert!(service["logging"]["options"]["max-size"].is_string(), "{name}: its log has no end");
+        if ending.contains(name.as_str()) {
+            assert_eq!(service["restart"], "no", "{name}");
+            continue;
+        }
+        assert_eq!(service["restart"], "unless-stopped", "{name}");
         let test = texts(&service["healthcheck"]["test"]);
         assert!(test.first() == Some(&"CMD") && test.len() > 1, "{name}: its health check is not a command");
     }
     // The gateway alone is reached from outside.
-    let services = file["services"].as_object().unwrap();
     let published = services.iter().filter(|(_, service)| !service["ports"].is_null());
     assert_eq!(published.map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["gateway"]);
 }

@@ -1,6 +1,7 @@
 //! A system for a test: a nats-server and a database of its own, and as many APIs and workers as it asks for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::config::Env;
@@ -13,6 +14,7 @@ use servers::{Nats, Postgres};
 use sqlx::PgPool;
 use tempfile::TempDir;
 use uuid::Uuid;
+use worker::{Migration, Worker};
 
 use super::database::{Database, own_postgres};
 use super::http::Client;
@@ -47,6 +49,7 @@ pub(crate) struct Setup {
     workers: usize,
     variables: Vec<(String, String)>,
     own_postgres: bool,
+    roles: bool,
 }
 
 impl Setup {
@@ -74,6 +77,11 @@ impl Setup {
         Self { own_postgres: true, ..self }
     }
 
+    /// A Postgres that may be killed, with a role for each program that may do what it needs, and no more.
+    pub(crate) fn roles(self) -> Self {
+        Self { roles: true, own_postgres: true, ..self }
+    }
+
     pub(crate) async fn start(self) -> System {
         let folder = open_folder();
         let passwords = NatsPasswords::random();
@@ -94,10 +102,18 @@ impl Setup {
             postgres,
             database,
             variables: self.variables,
+            has_roles: false,
             apis: Vec::new(),
             workers: Vec::new(),
             folder,
         };
+        if self.roles {
+            system.migrate().await.unwrap();
+            system.use_roles();
+        }
+        if self.apis > 0 && self.workers == 0 {
+            system.create_streams().await;
+        }
         for _ in 0..self.apis {
             system.add_api().await;
         }
@@ -135,6 +151,7 @@ pub(crate) struct System {
     pub(crate) postgres: Option<Postgres>,
     database: Database,
     variables: Vec<(String, String)>,
+    has_roles: bool,
     apis: Vec<(Running, Client)>,
     workers: Vec<(Running, Uuid)>,
     folder: TempDir,
@@ -149,7 +166,7 @@ impl System {
     /// The variables of an API's or a worker's process.
     pub(crate) fn variables(&self, user: NatsUser) -> Vec<(String, String)> {
         let own = [
-            ("DATABASE_URL", self.database.url.clone()),
+            ("DATABASE_URL", self.database_url(user)),
             ("NATS_URL", self.nats.url()),
             ("NATS_USER", user.name().to_owned()),
             ("NATS_PASSWORD", self.passwords.of(user).to_owned()),
@@ -162,7 +179,38 @@ impl System {
         own.into_iter().chain(self.variables.iter().cloned()).collect()
     }
 
-    /// The same, for one that runs in this process.
+    /// How a program reaches the database: as the owner of the tables, unless there are roles.
+    pub(crate) fn database_url(&self, user: NatsUser) -> String {
+        let Some((_, server)) = self.database.url.split_once('@').filter(|_| self.has_roles) else {
+            return self.database.url.clone();
+        };
+        format!("postgres://coupon_{}:{}@{server}", user.name(), self.passwords.of(user))
+    }
+
+    /// Does what `coupon-worker migrate` does, as the owner of the tables. The roles have the same passwords as the
+    /// users of NATS.
+    pub(crate) async fn migrate(&self) -> Result<String, String> {
+        let env = self.migration().into_iter().collect();
+        Migration::from_env(&env).unwrap().run().await.map_err(|error| format!("{error:#}"))
+    }
+
+    /// The variables of `coupon-worker migrate`.
+    pub(crate) fn migration(&self) -> Vec<(String, String)> {
+        let own = [
+            ("DATABASE_URL", self.database.url.clone()),
+            ("PARTITIONS", PARTITIONS.to_string()),
+            ("POSTGRES_API_PASSWORD", self.passwords.of(NatsUser::Api).to_owned()),
+            ("POSTGRES_WORKER_PASSWORD", self.passwords.of(NatsUser::Worker).to_owned()),
+        ];
+        own.into_iter().map(|(variable, value)| (variable.to_owned(), value)).collect()
+    }
+
+    /// From now on, programs are started with the roles that [`migrate`](Self::migrate) gives.
+    pub(crate) fn use_roles(&mut self) {
+        self.has_roles = true;
+    }
+
+    /// The variables of an API or a worker that runs in this process.
     pub(crate) fn env(&self, user: NatsUser) -> Env {
         self.variables(user).into_iter().collect()
     }
@@ -177,6 +225,14 @@ impl System {
         let far = self.database.far_away(delay).await;
         assert_ne!(far, self.database.url);
         self.set("DATABASE_URL", far);
+    }
+
+    /// Creates the streams that are missing, as workers do, without one that would apply claims.
+    pub(crate) async fn create_streams(&self) {
+        let config = worker::Config::from_env(&self.env(NatsUser::Worker)).unwrap();
+        let worker = Worker::connect(config, Arc::default()).await.unwrap();
+        // Others may be doing it at the same time.
+        eventually("the streams are there", async || worker.create_missing_streams().await.ok()).await;
     }
 
     /// Starts another API.

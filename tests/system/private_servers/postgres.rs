@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -64,12 +65,12 @@ async fn postgres_of_a_crashed_owner_is_stopped_first_and_a_live_owner_is_respec
     drop(server);
 
     // What a crash leaves behind where children are not tied to their parents: a server without an owner.
-    let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(place.join("data")).unwrap());
+    let owner = fs::metadata(place.join("data")).unwrap();
     let mut command = Command::new(program);
     command.current_dir("/").arg("-D").arg(place.join("data"));
     command.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]);
     command.args(["-p".to_owned(), port::free().unwrap().to_string()]);
-    std::os::unix::process::CommandExt::uid(&mut command, owner);
+    command.uid(owner.uid()).gid(owner.gid());
     let mut orphan = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut log = BufReader::new(orphan.stderr.take().unwrap()).lines();
     assert!(log.any(|line| line.unwrap().contains("ready to accept connections")));
@@ -99,10 +100,32 @@ async fn a_private_postgres_is_not_what_libpqs_variables_are_about() {
     ]);
     let system = system.spawn().await.unwrap();
     let deadline = Instant::now() + READY_LIMIT;
-    while !system.log_tail().contains("Ready:") {
+    while !system.log_tail().contains("Stop with") {
         assert!(system.is_running() && Instant::now() < deadline, "{}", system.log_tail());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+
+    // It writes to a file: passwords are in one of their own, and everything is for its owner's eyes.
+    let commands = folder.path().join("data/commands.txt");
+    let said = fs::read_to_string(system.log()).unwrap();
+    assert!(said.contains(commands.to_str().unwrap()) && said.contains("Ready: http://"), "{said}");
+    assert!(!said.contains("postgres://") && !said.contains("nats://operator"), "{said}");
+    let text = fs::read_to_string(&commands).unwrap();
+    let url = text.split('\'').nth(1).unwrap();
+    PgConnection::connect(url).await.unwrap().close().await.unwrap();
+    assert!(text.contains("nats -s nats://operator:p"), "{text}");
+    let mode = |name: &str| {
+        fs::metadata(folder.path().join("data").join(name)).unwrap().permissions().mode() & 0o777
+    };
+    assert_eq!(mode("commands.txt"), 0o600);
+    assert_eq!(
+        (mode("postgres/password"), mode("postgres/postgres.log"), mode("postgres/data")),
+        (0o600, 0o600, 0o700)
+    );
+    // As root, Postgres runs as another user, who has to pass.
+    let passed = if nix::unistd::geteuid().is_root() { 0o710 } else { 0o700 };
+    assert_eq!((mode("postgres"), mode("nats"), mode("nats/nats-server.log")), (passed, 0o700, 0o600));
+
     let status = system.terminate(LIMIT).await.unwrap();
     assert!(status.success(), "{}", system.log_tail());
 }

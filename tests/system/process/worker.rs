@@ -12,6 +12,10 @@ const WORKER: Process = Process {
 #[test]
 fn a_wrong_value_of_any_variable_is_named() {
     WORKER.names_a_wrong_value_of_any_variable(&[
+        ("NATS_REPLICAS", "0"),
+        ("NATS_REPLICAS", "6"),
+        ("STREAM_BYTES_MAX", "65535"),
+        ("STREAM_BYTES_MAX", "1GB"),
         ("LEASE_MS", "0"),
         ("LEASE_MS", "2s"),
         ("TRANSACTION_CLAIMS_MAX", "0"),

@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail, ensure};
+use common::escape::escaped;
 use tempfile::TempDir;
 
 use crate::args::{CLAIM_TIMEOUT_MS, DrillArgs, RunArgs, SkewArgs};
@@ -48,7 +49,7 @@ pub fn check(path: &Path) -> anyhow::Result<bool> {
     }
     // "No violations" would be true, and would mean nothing.
     ensure!(report.rounds > 0, "there is no finished round in {}", path.display());
-    println!("{} rounds checked\n\n{}", report.rounds, report.violations_text());
+    println!("{} rounds checked\n\n{}", report.rounds, escaped(&report.violations_text()));
     Ok(report.passed())
 }
 
@@ -65,7 +66,7 @@ pub async fn drills(args: &DrillArgs) -> anyhow::Result<bool> {
     let metrics = until_signal(drilling).await?;
     let metrics = metrics.inspect_err(|_| eprintln!("logs are in {}", temporary.keep().display()))?;
     let summary = Summary::new(&metrics, args.repeats);
-    println!("{summary}");
+    println!("{}", escaped(&summary.to_string()));
     Ok(summary.passed())
 }
 
@@ -115,7 +116,7 @@ async fn run_rounds(
     if let Some(keep) = keep {
         fs::write(keep.join("report.json"), serde_json::to_string_pretty(&report)?)?;
     }
-    println!("{report}");
+    println!("{}", escaped(&report.to_string()));
     Ok(passed)
 }
 

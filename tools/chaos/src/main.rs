@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use chaos::args::{Cli, Command};
 use chaos::commands;
 use clap::Parser as _;
+use common::escape::escaped;
 use tracing_subscriber::EnvFilter;
 
 #[tokio::main]
@@ -23,7 +24,7 @@ async fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("chaos: {error:#}");
+            eprintln!("chaos: {}", escaped(&format!("{error:#}")));
             ExitCode::from(2)
         }
     }

@@ -13,6 +13,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
+use common::escape::escaped;
 use serde_json::json;
 use servers::Postgres;
 use servers::{programs, stack};
@@ -121,7 +122,7 @@ fn measure(
             run += 1;
             let measurement = one(runtime, ground, workload, system, (run, repeat), options.seconds)
                 .with_context(|| format!("{} on {}", workload.name, system.name()))?;
-            eprintln!("  {}", line(&measurement, options.repeats));
+            eprintln!("  {}", escaped(&line(&measurement, options.repeats)));
             results.0.push(measurement);
         }
     }

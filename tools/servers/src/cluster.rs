@@ -163,6 +163,7 @@ async fn open_folder(wanted: &Path) -> Result<(Folder, Option<Account>), Error> 
         );
     }
     let account = Account::for_data(&folder.path().join("data"))?;
+    folder.close(account.as_ref())?;
     Ok((folder, account))
 }
 

@@ -32,7 +32,20 @@ impl Folder {
         create(path)?;
         let path = path.canonicalize().map_err(io_error(format!("resolve {}", path.display())))?;
         let lock = lock(&path.join("lock"), LOCK_WAIT).await?.ok_or_else(|| Error::InUse(path.clone()))?;
-        Ok(Self { path, _lock: lock })
+        let folder = Self { path, _lock: lock };
+        folder.close(None)?;
+        Ok(folder)
+    }
+
+    /// Closes the folder to everybody but us and, for passing through, the user that the server runs as: it holds
+    /// users' claims and passwords.
+    pub(super) fn close(&self, account: Option<&Account>) -> Result<(), Error> {
+        let doing = || io_error(format!("close {} to others", self.path.display()));
+        let mode = if account.is_some() { 0o710 } else { 0o700 };
+        if let Some(account) = account {
+            std::os::unix::fs::lchown(&self.path, None, Some(account.gid())).map_err(doing())?;
+        }
+        fs::set_permissions(&self.path, Permissions::from_mode(mode)).map_err(doing())
     }
 
     pub(super) fn path(&self) -> &Path {

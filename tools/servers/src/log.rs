@@ -1,7 +1,8 @@
 //! A child's log file.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// A log larger than this is put aside (as `.old`, replacing the former one) when its program starts.
@@ -9,6 +10,9 @@ const SIZE_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// How much of a log's end is read for an error message.
 const TAIL_BYTES: u64 = 8 * 1024;
+
+/// Only its owner reads a log: it can hold user ids and more. (The child needs no right to the file: it gets it open.)
+const MODE: u32 = 0o600;
 
 /// How many lines of that are shown.
 const TAIL_LINES: usize = 20;
@@ -31,7 +35,9 @@ impl Log {
             old.push(".old");
             fs::rename(path, old)?;
         }
-        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        let file = OpenOptions::new().create(true).append(true).mode(MODE).open(path)?;
+        // Also one that was there.
+        file.set_permissions(Permissions::from_mode(MODE))?;
         let start = file.metadata()?.len();
         Ok((Self { path: path.to_owned(), start }, file))
     }
@@ -53,5 +59,22 @@ impl Log {
         let text = read().unwrap_or_default();
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_its_owner_reads_a_log_also_one_that_was_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("log");
+        fs::write(&path, "").unwrap();
+        fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        for path in [path, folder.path().join("new")] {
+            let (log, _) = Log::open(&path).unwrap();
+            assert_eq!(fs::metadata(log.path()).unwrap().permissions().mode() & 0o777, 0o600);
+        }
     }
 }

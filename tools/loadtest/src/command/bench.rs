@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
+use common::escape::escaped;
 
 use crate::bench::{self, Options};
 
@@ -64,7 +65,7 @@ impl BenchArgs {
             docs: self.docs.or_else(|| worth_writing.then(|| bench::workspace().join("docs"))),
             json: self.json,
         })?;
-        println!("\n{tables}");
+        println!("\n{}", escaped(&tables));
         Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use clap::Args;
+use common::escape::escaped;
 
 use crate::drive::{Mix, Pace, Plan, threads_default};
 use crate::report::{self, Progress};
@@ -96,7 +97,7 @@ impl RunArgs {
         let mut progress = Progress::new(sale.pace.requests(&Plan::new(&sale.mix), sale.length));
         let report = sale.run(|stretch| progress.update(stretch))?;
         progress.finish();
-        print!("{}", report::table(&report));
+        print!("{}", escaped(&report::table(&report)));
         if let Some(file) = json {
             let text = serde_json::to_string_pretty(&report::json(&report))?;
             fs::write(&file, text).with_context(|| format!("writing {}", file.display()))?;

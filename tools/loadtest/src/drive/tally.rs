@@ -96,7 +96,12 @@ impl Tally {
 
     /// Counts an answer.
     pub fn answer(&mut self, status: u16, code: &str) {
-        *self.answers.entry((status, code.to_owned())).or_default() += 1;
+        // The server chose it. A line feed in it would be a line of the report.
+        let code = match code.contains(char::is_control) {
+            true => code.escape_debug().to_string(),
+            false => code.to_owned(),
+        };
+        *self.answers.entry((status, code)).or_default() += 1;
     }
 
     /// Counts a fault.

@@ -3,6 +3,7 @@
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
+use common::escape::escaped;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::drive::{Stretch, Tally, percentile_ms};
@@ -52,7 +53,8 @@ impl Progress {
         let passed = now - self.last;
         if passed >= EVERY {
             self.last = now;
-            let line = self.line(now - begin, passed);
+            // It holds codes that the server chose.
+            let line = escaped(&self.line(now - begin, passed)).into_owned();
             self.recent = Tally::default();
             match &self.bar {
                 Some(bar) => {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Output};
 
-use crate::fake::{Manner, Server};
+use crate::fake::{self, Manner, Server};
 
 fn run(server: &Server, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_loadtest"))
@@ -31,6 +31,21 @@ fn a_good_sale_gives_a_table_a_json_file_and_plots() {
     for plot in ["throughput.svg", "latency.svg"] {
         let svg = std::fs::read_to_string(folder.join(plot)).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{plot}");
+    }
+}
+
+#[test]
+fn a_server_cannot_command_the_terminal() {
+    let server = Server::start(Manner::Commands);
+    let by_codes = run(&server, &[]);
+    let by_bodies = Command::new(env!("CARGO_BIN_EXE_loadtest"))
+        .args(["run", "--url", &format!("http://{}", fake::commanding()), "--users", "9", "--stock", "2"])
+        .output()
+        .unwrap();
+    for (output, escaped) in [(by_codes, "\\u{1b}[2Jinternal"), (by_bodies, "\\u{1b}[2Jinternal")] {
+        let said = [output.stdout, output.stderr].map(|said| String::from_utf8(said).unwrap()).concat();
+        assert!(said.contains(escaped), "{said:?}");
+        assert!(!said.contains(|c: char| c.is_control() && c != '\n'), "{said:?}");
     }
 }
 

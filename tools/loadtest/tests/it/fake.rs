@@ -16,6 +16,9 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 
+/// Clears a terminal, and names its window.
+const COMMAND: &str = "\u{1b}[2Jinternal\u{1b}]0;mine\u{7}\u{9b}31m";
+
 /// What the server does to claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
@@ -36,6 +39,8 @@ pub(crate) enum Manner {
     RefusesWinners,
     /// Some are answered with 500.
     Fails,
+    /// Some are answered with a code that commands a terminal.
+    Commands,
     /// The first attempt of every claim is answered with 503.
     Busy,
     /// Every claim is answered with 202; its outcome is told when asked the second time.
@@ -90,6 +95,21 @@ pub(crate) fn no_http() -> SocketAddr {
                 _ => format!("HTTP/1.0 200 OK\r\nContent-Length: {}\r\n\r\n{view}", view.len()),
             };
             stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    address
+}
+
+/// A server that makes no coupon, and says so with commands for a terminal. It ends with the process.
+pub(crate) fn commanding() -> SocketAddr {
+    let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]).unwrap();
+            let head = format!("HTTP/1.0 418 Teapot\r\nContent-Length: {}\r\n\r\n", COMMAND.len());
+            stream.write_all(format!("{head}{COMMAND}").as_bytes()).unwrap();
         }
     });
     address
@@ -229,6 +249,10 @@ fn decide(shared: &Shared, user: &str, name: &str) -> ((StatusCode, Value), bool
         Manner::FalseConflict if seventh => {
             coupon.claimed.remove(user);
             return (problem(StatusCode::CONFLICT, "already_claimed"), false);
+        }
+        Manner::Commands if seventh => {
+            coupon.claimed.remove(user);
+            return (problem(StatusCode::INTERNAL_SERVER_ERROR, COMMAND), false);
         }
         Manner::Fails if seventh => {
             coupon.claimed.remove(user);
