@@ -17,6 +17,10 @@ pub(crate) const CLAIM_TIMEOUT_MS: u64 = 1_500;
 /// The same of every other API of a run, so that there are many receipts.
 const CLAIM_TIMEOUT_SHORT_MS: u64 = 200;
 
+/// How often workers purge in a run. More often than by default, so that applied messages are purged while partitions
+/// change hands.
+const PURGE_INTERVAL_MS: u64 = 200;
+
 /// The workers' lease in a run. Shorter than their default, so that more happens in a round.
 const LEASE_MS: u64 = 1_000;
 
@@ -116,7 +120,14 @@ impl SkewArgs {
 /// The system of a run.
 fn shape(lease_ms: u64) -> Shape {
     let claim_timeouts_ms = [CLAIM_TIMEOUT_MS, CLAIM_TIMEOUT_SHORT_MS];
-    Shape { apis: 2, workers: 3, partitions: 4, lease_ms, claim_timeouts_ms }
+    Shape {
+        apis: 2,
+        workers: 3,
+        partitions: 4,
+        lease_ms,
+        claim_timeouts_ms,
+        purge_interval_ms: PURGE_INTERVAL_MS,
+    }
 }
 
 /// Arguments of a run.

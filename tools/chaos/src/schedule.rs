@@ -117,8 +117,14 @@ mod tests {
 
     use super::*;
 
-    const SHAPE: Shape =
-        Shape { apis: 2, workers: 3, partitions: 4, lease_ms: 2_000, claim_timeouts_ms: [1_500; 2] };
+    const SHAPE: Shape = Shape {
+        apis: 2,
+        workers: 3,
+        partitions: 4,
+        lease_ms: 2_000,
+        claim_timeouts_ms: [1_500; 2],
+        purge_interval_ms: 1_000,
+    };
     const LENGTH_MS: u64 = 6_000;
 
     #[test]

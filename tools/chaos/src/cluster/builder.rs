@@ -12,9 +12,6 @@ use super::node::{Node, Programs};
 use crate::proxy::{Protocol, Proxy, Tap};
 use crate::schedule::Shape;
 
-/// Shorter than the default, so that applied messages are purged while partitions change hands.
-const PURGE_INTERVAL_MS: &str = "200";
-
 /// What nodes are made from.
 pub(super) struct NodeBuilder<'a> {
     pub(super) versions: &'a Versions,
@@ -39,8 +36,10 @@ impl NodeBuilder<'_> {
     }
 
     pub(super) async fn worker(&self, number: u32) -> anyhow::Result<Node> {
-        let lease_ms = self.shape.lease_ms.to_string();
-        let settings = [("LEASE_MS", &*lease_ms), ("PURGE_INTERVAL_MS", PURGE_INTERVAL_MS)];
+        let Shape { lease_ms, purge_interval_ms, .. } = self.shape;
+        let settings = [("LEASE_MS", lease_ms), ("PURGE_INTERVAL_MS", purge_interval_ms)];
+        let settings = settings.map(|(name, value)| (name, value.to_string()));
+        let settings = settings.each_ref().map(|(name, value)| (*name, &**value));
         let name = format!("worker-{number}");
         self.node(name, |binaries| &binaries.worker, NatsUser::Worker, &settings, None).await
     }

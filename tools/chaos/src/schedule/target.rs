@@ -12,6 +12,8 @@ pub(crate) struct Shape {
     pub(crate) lease_ms: u64,
     /// How long an API waits for an outcome before it answers 202. The APIs take turns.
     pub(crate) claim_timeouts_ms: [u64; 2],
+    /// How often workers purge applied messages.
+    pub(crate) purge_interval_ms: u64,
 }
 
 impl Shape {
