@@ -26,6 +26,14 @@ async fn servers_are_fetched_once_by_any_number_of_starters_and_work() {
     postgres.restart().await.unwrap();
     assert_eq!(count(&postgres.url("postgres")).await, 1);
 
+    // What was changed in the cache is not run.
+    nats.stop().await.unwrap();
+    let mut bytes = fs::read(&found[0].path).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&found[0].path, bytes).unwrap();
+    let error = search.nats_server().await.unwrap_err().to_string();
+    assert!(error.contains("nats-server: is not as it was fetched; remove "), "{error}");
+
     let names = fs::read_dir(search.cache.unwrap()).unwrap().map(|entry| entry.unwrap().file_name());
     let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
     names.sort();

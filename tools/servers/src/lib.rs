@@ -24,6 +24,7 @@ mod spawner;
 pub mod stack;
 pub mod system;
 mod tree;
+mod verify;
 
 pub use error::Error;
 pub use nats::Nats;
