@@ -32,7 +32,7 @@ const ROLES: [Role; 2] = [
                  GRANT UPDATE (remaining_amount) ON coupons TO coupon_worker;
                  GRANT INSERT ON claims TO coupon_worker;
                  -- What is there already is not inserted again, so it is read, but not the claims that it holds.
-                 GRANT INSERT, SELECT (partition, generation, sequence) ON dead_letters TO coupon_worker",
+                 GRANT INSERT, SELECT (partition, generation, sequence, place) ON dead_letters TO coupon_worker",
     },
 ];
 
